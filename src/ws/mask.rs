@@ -1,0 +1,133 @@
+//! Masking (5.3), at the width of this CPU.
+//!
+//! One safe body, compiled once for each instruction set. Most frames are small: they get
+//! it inlined where it is used. For the others the widest is chosen once.
+
+use std::sync::OnceLock;
+
+/// Masks or unmasks `payload`, which begins `offset` bytes into its frame's payload.
+#[inline]
+pub fn apply(payload: &mut [u8], key: [u8; 4], offset: usize) {
+    if payload.len() < WORTH_A_CALL {
+        body(payload, key, offset);
+    } else {
+        widest().apply(payload, key, offset);
+    }
+}
+
+/// From this length on, wider registers save more than the call costs.
+const WORTH_A_CALL: usize = 128;
+
+fn widest() -> Variant {
+    static WIDEST: OnceLock<Variant> = OnceLock::new();
+    *WIDEST.get_or_init(|| available().pop().expect("the portable one is always there"))
+}
+
+/// The body for one instruction set, which this CPU has: only [`available`] makes one.
+#[derive(Clone, Copy)]
+pub struct Variant {
+    /// The instruction set.
+    pub name: &'static str,
+    run: unsafe fn(&mut [u8], [u8; 4], usize),
+}
+
+impl Variant {
+    /// [`apply`], always with this instruction set.
+    #[inline]
+    #[expect(unsafe_code, reason = "a function for one instruction set is called on a CPU that has it")]
+    pub fn apply(self, payload: &mut [u8], key: [u8; 4], offset: usize) {
+        // SAFETY: `run` needs nothing but its instruction set. The field is private to this file,
+        // and `available` sets it only after it asked the CPU.
+        unsafe { (self.run)(payload, key, offset) }
+    }
+}
+
+/// What this CPU has, narrow to wide.
+pub fn available() -> Vec<Variant> {
+    #[cfg_attr(not(target_arch = "x86_64"), expect(unused_mut, reason = "there is only one"))]
+    let mut variants = vec![Variant { name: "portable", run: body }];
+    #[cfg(target_arch = "x86_64")]
+    {
+        if is_x86_feature_detected!("avx2") {
+            variants.push(Variant { name: "avx2", run: avx2 });
+        }
+        if is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl")
+        {
+            variants.push(Variant { name: "avx512", run: avx512 });
+        }
+    }
+    variants
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn avx2(payload: &mut [u8], key: [u8; 4], offset: usize) {
+    body(payload, key, offset);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn avx512(payload: &mut [u8], key: [u8; 4], offset: usize) {
+    body(payload, key, offset);
+}
+
+/// Eight bytes a step; the compiler makes wider ones of it.
+#[inline(always)]
+fn body(payload: &mut [u8], key: [u8; 4], offset: usize) {
+    let key = u32::from_le_bytes(key).rotate_right(8 * (offset as u32 % 4));
+    let key = u64::from(key) << 32 | u64::from(key);
+    let (words, tail) = payload.as_chunks_mut::<8>();
+    for word in words {
+        *word = (u64::from_le_bytes(*word) ^ key).to_le_bytes();
+    }
+    for (byte, key) in tail.iter_mut().zip(key.to_le_bytes()) {
+        *byte ^= key;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_instruction_set_does_what_the_rfc_defines() {
+        let key = [0x37, 0xfa, 0x21, 0x3d];
+        let plain: Vec<u8> = (0..308_u32).map(|i| (i * 31 % 251) as u8).collect();
+        for length in 0..=300 {
+            for offset in [0, 1, 2, 3, 4, 1001, usize::MAX] {
+                for start in 0..8 {
+                    let whole = start..start + length;
+                    let mut expected = plain.clone();
+                    for (i, byte) in expected[whole.clone()].iter_mut().enumerate() {
+                        *byte ^= key[offset.wrapping_add(i) % 4];
+                    }
+                    let check = |name: &str, run: &dyn Fn(&mut [u8])| {
+                        let mut masked = plain.clone();
+                        run(&mut masked[whole.clone()]);
+                        assert!(masked == expected, "{name} {length} {offset} {start}");
+                    };
+                    check("apply", &|payload| apply(payload, key, offset));
+                    for variant in available() {
+                        check(variant.name, &|payload| variant.apply(payload, key, offset));
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn pieces_mask_like_the_whole() {
+        let mut whole = vec![0x5a; 1000];
+        let mut pieces = whole.clone();
+        apply(&mut whole, [1, 2, 3, 4], 0);
+        let mut at = 0;
+        for size in (1..).take_while(|size| size * (size + 1) / 2 <= 1000) {
+            apply(&mut pieces[at..at + size], [1, 2, 3, 4], at);
+            at += size;
+        }
+        apply(&mut pieces[at..], [1, 2, 3, 4], at);
+        assert_eq!(pieces, whole);
+    }
+}

@@ -1,0 +1,398 @@
+//! From frames to events (5.4–5.6): fragments, control frames between them, limits.
+//!
+//! Most messages are one frame that has arrived as a whole. They are unmasked where they lie and
+//! the event borrows them. Any other payload is taken as it arrives, so that a long message needs
+//! no long read buffer, and bad text fails at its first bad byte.
+
+use std::ops::ControlFlow;
+
+use super::{CloseFrame, Fault, Header, Limits, Opcode, Role, mask, utf8::Validator};
+
+/// What the bytes of one side meant so far.
+#[derive(Debug)]
+pub struct Receiver {
+    role: Role,
+    limits: Limits,
+    state: State,
+    /// The message of which some frame has begun but the last has not ended.
+    open: Option<Open>,
+    /// Where it is put together. Text is text as soon as it is here.
+    text: String,
+    binary: Vec<u8>,
+    validator: Validator,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum State {
+    /// A header comes next.
+    Header,
+    /// The rest of a data frame's payload comes next.
+    Payload(Rest),
+    /// As `Header`, but the last event may have borrowed the message.
+    Delivered,
+    /// The peer has sent its close frame: nothing behind it means anything (5.5.1).
+    Closed,
+}
+
+/// What is still to come of a data frame.
+#[derive(Clone, Copy, Debug)]
+struct Rest {
+    fin: bool,
+    mask: Option<[u8; 4]>,
+    /// How much of the payload has been taken.
+    taken: usize,
+    left: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Open {
+    is_text: bool,
+    /// Announced so far; never above `message_max`.
+    length: usize,
+    fragments: usize,
+}
+
+/// What [`Receiver::receive`] made of its bytes.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Received<'a> {
+    /// How many bytes are done with. Invariant: `consumed <= bytes.len()`.
+    pub consumed: usize,
+    /// `None`: the rest can only be read together with what comes next.
+    pub event: Option<Event<'a>>,
+}
+
+/// What [`Receiver::step`] made of its bytes.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Step {
+    /// How many bytes are done with once the event was looked at.
+    pub consumed: usize,
+    /// To be turned into an event; `None` as in [`Received`].
+    pub found: Option<Found>,
+}
+
+/// Where an event lies.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Found {
+    /// In the bytes: a frame that is an event by itself, unmasked. Text is not validated yet.
+    Frame {
+        /// What it is.
+        opcode: Opcode,
+        /// Where its payload begins.
+        start: usize,
+        /// And where it ends.
+        end: usize,
+    },
+    /// In the receiver: a message that was put together.
+    Message,
+}
+
+/// Something whole that the peer said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event<'a> {
+    /// A message of text.
+    Text(&'a str),
+    /// A message of bytes.
+    Binary(&'a [u8]),
+    /// To be answered by a pong with the same payload (5.5.2).
+    Ping(&'a [u8]),
+    /// The answer to a ping, or a sign of life.
+    Pong(&'a [u8]),
+    /// To be answered by a close frame, if we have not sent one (5.5.1).
+    Close(Option<CloseFrame<'a>>),
+}
+
+impl Receiver {
+    /// The most that `receive` leaves unread while it waits for more: a control frame, less one
+    /// byte. Precondition: the caller's buffer holds more than this, or a peer could stall it.
+    pub const UNREAD_MAX: usize = 2 + 4 + 125 - 1;
+
+    /// For our role: a server's receiver reads what a client sent.
+    pub fn new(role: Role, limits: Limits) -> Self {
+        Self {
+            role,
+            limits,
+            state: State::Header,
+            open: None,
+            text: String::new(),
+            binary: Vec::new(),
+            validator: Validator::default(),
+        }
+    }
+
+    /// Reads up to the first event. Call it again with what was not consumed, until there is no
+    /// event; then also a long message's memory is given back. The payload is unmasked in place.
+    ///
+    /// A fault is final: the connection is failed (7.1.7), and further events mean nothing.
+    #[inline]
+    pub fn receive<'a>(&'a mut self, bytes: &'a mut [u8]) -> Result<Received<'a>, Fault> {
+        let Step { consumed, found } = self.step(bytes, |_| ControlFlow::Break(()))?;
+        let event = found.map(|found| self.event(found, bytes)).transpose()?;
+        Ok(Received { consumed, event })
+    }
+
+    /// The first half of [`receive`](Self::receive): reads on past each ping and pong for which
+    /// `control` says to continue, until something else is found. In two halves a caller can wait
+    /// in a loop for what it then borrows.
+    #[inline]
+    pub fn step(
+        &mut self,
+        bytes: &mut [u8],
+        mut control: impl FnMut(Event<'_>) -> ControlFlow<()>,
+    ) -> Result<Step, Fault> {
+        let mut at = 0;
+        loop {
+            match self.state {
+                State::Header => {}
+                State::Payload(rest) => {
+                    at += self.take(rest, &mut bytes[at..])?;
+                    match self.state {
+                        State::Payload(_) => return Ok(Step { consumed: at, found: None }),
+                        State::Delivered => {
+                            return Ok(Step { consumed: at, found: Some(Found::Message) });
+                        }
+                        _ => {}
+                    }
+                }
+                State::Delivered => self.forget(),
+                State::Closed => return Ok(Step { consumed: bytes.len(), found: None }),
+            }
+            let Some((header, size)) = Header::decode(&bytes[at..])? else {
+                return Ok(Step { consumed: at, found: None });
+            };
+            self.admit(&header)?;
+            let start = at + size;
+            let is_whole = header.length <= (bytes.len() - start) as u64;
+            let is_event = header.opcode.is_control() || (header.fin && self.open.is_none());
+            if !(is_whole && is_event) {
+                if header.opcode.is_control() {
+                    return Ok(Step { consumed: at, found: None });
+                }
+                self.begin(&header);
+                at = start;
+                continue;
+            }
+            let end = start + header.length as usize;
+            if let Some(key) = header.mask {
+                mask::apply(&mut bytes[start..end], key, 0);
+            }
+            let is_sign_of_life = matches!(header.opcode, Opcode::Ping | Opcode::Pong);
+            if is_sign_of_life && control(sign_of_life(header.opcode, &bytes[start..end])).is_continue() {
+                at = end;
+                continue;
+            }
+            let found = Found::Frame { opcode: header.opcode, start, end };
+            return Ok(Step { consumed: end, found: Some(found) });
+        }
+    }
+
+    /// The second half of [`receive`](Self::receive): what the last [`step`](Self::step) found in
+    /// `bytes`, which are the same and unchanged.
+    #[inline]
+    pub fn event<'a>(&'a mut self, found: Found, bytes: &'a [u8]) -> Result<Event<'a>, Fault> {
+        let Found::Frame { opcode, start, end } = found else { return Ok(self.deliver()) };
+        let payload = &bytes[start..end];
+        Ok(match opcode {
+            Opcode::Text => Event::Text(text(payload)?),
+            Opcode::Ping | Opcode::Pong => sign_of_life(opcode, payload),
+            Opcode::Close => {
+                let frame = CloseFrame::parse(payload)?;
+                self.state = State::Closed;
+                Event::Close(frame)
+            }
+            // `admit` has refused a continuation, for no message is open.
+            Opcode::Binary | Opcode::Continuation => Event::Binary(payload),
+        })
+    }
+
+    /// Whether a message has begun that has not ended.
+    pub fn in_message(&self) -> bool {
+        self.open.is_some()
+    }
+
+    /// Whether the peer has sent its close frame.
+    pub fn is_closed(&self) -> bool {
+        matches!(self.state, State::Closed)
+    }
+
+    /// May this frame come now, and is there room for it? Changes nothing.
+    #[inline]
+    fn admit(&self, header: &Header) -> Result<(), Fault> {
+        // permessage-deflate will let it pass on the first frame of a message (RFC 7692 6).
+        if header.rsv1 {
+            return Err(Fault::ReservedBits);
+        }
+        match (self.role, header.mask) {
+            (Role::Server, None) => return Err(Fault::Unmasked),
+            (Role::Client, Some(_)) => return Err(Fault::Masked),
+            _ => {}
+        }
+        if header.opcode.is_control() {
+            return Ok(());
+        }
+        let (length, fragments) = match (self.open, header.opcode) {
+            (None, Opcode::Continuation) => return Err(Fault::NothingToContinue),
+            (None, _) => (0, 0),
+            (Some(open), Opcode::Continuation) => (open.length, open.fragments),
+            (Some(_), _) => return Err(Fault::MessageInMessage),
+        };
+        if header.length > (self.limits.message_max - length) as u64 {
+            return Err(Fault::MessageTooLong);
+        }
+        if fragments >= self.limits.fragments_max {
+            return Err(Fault::TooManyFragments);
+        }
+        Ok(())
+    }
+
+    /// Begins a data frame that was admitted.
+    fn begin(&mut self, header: &Header) {
+        // It was admitted, so it is not longer than `message_max`, which is a `usize`.
+        let length = header.length as usize;
+        let is_text = header.opcode == Opcode::Text;
+        let open = self.open.get_or_insert(Open { is_text, length: 0, fragments: 0 });
+        open.length += length;
+        open.fragments += 1;
+        let (fin, mask) = (header.fin, header.mask);
+        self.state = State::Payload(Rest { fin, mask, taken: 0, left: length });
+    }
+
+    /// Takes what has arrived of a data frame's payload, and says how much that was.
+    fn take(&mut self, rest: Rest, bytes: &mut [u8]) -> Result<usize, Fault> {
+        let size = rest.left.min(bytes.len());
+        let piece = &mut bytes[..size];
+        if let Some(key) = rest.mask {
+            mask::apply(piece, key, rest.taken);
+        }
+        let is_text = self.open.is_some_and(|open| open.is_text);
+        let is_last = rest.fin && size == rest.left;
+        if is_text {
+            let (length, more) = (self.text.len(), self.validator.pending() + size);
+            self.text.reserve_exact(room(length, self.text.capacity(), more));
+            self.validator.feed(piece, &mut self.text).map_err(|_| Fault::TextNotUtf8)?;
+            if is_last {
+                self.validator.finish().map_err(|_| Fault::TextNotUtf8)?;
+            }
+        } else {
+            let (length, capacity) = (self.binary.len(), self.binary.capacity());
+            self.binary.reserve_exact(room(length, capacity, size));
+            self.binary.extend_from_slice(piece);
+        }
+        self.state = if is_last {
+            State::Delivered
+        } else if size == rest.left {
+            State::Header
+        } else {
+            State::Payload(Rest { taken: rest.taken + size, left: rest.left - size, ..rest })
+        };
+        Ok(size)
+    }
+
+    /// The message that has just ended.
+    fn deliver(&mut self) -> Event<'_> {
+        let is_text = self.open.take().is_some_and(|open| open.is_text);
+        if is_text { Event::Text(&self.text) } else { Event::Binary(&self.binary) }
+    }
+
+    /// Forgets the message that was delivered. What was small is used again.
+    fn forget(&mut self) {
+        self.text.clear();
+        self.binary.clear();
+        if self.text.capacity() > CAPACITY_KEPT {
+            self.text = String::new();
+        }
+        if self.binary.capacity() > CAPACITY_KEPT {
+            self.binary = Vec::new();
+        }
+        self.state = State::Header;
+    }
+}
+
+/// What to reserve for `more` bytes that are here. Doubling would carry a message past
+/// [`CAPACITY_KEPT`] that fits in it, and then its buffer would not be kept.
+fn room(length: usize, capacity: usize, more: usize) -> usize {
+    let needed = length + more;
+    if needed <= capacity || needed > CAPACITY_KEPT {
+        return 0;
+    }
+    needed.max(2 * capacity).min(CAPACITY_KEPT) - length
+}
+
+const CAPACITY_KEPT: usize = 16 << 10;
+
+fn sign_of_life(opcode: Opcode, payload: &[u8]) -> Event<'_> {
+    if opcode == Opcode::Ping { Event::Ping(payload) } else { Event::Pong(payload) }
+}
+
+/// The text of a whole frame.
+#[inline]
+fn text(payload: &[u8]) -> Result<&str, Fault> {
+    // Below one step of the wide validator, all that it adds is a call.
+    let text = if payload.len() < 64 {
+        str::from_utf8(payload).ok()
+    } else {
+        simdutf8::basic::from_utf8(payload).ok()
+    };
+    text.ok_or(Fault::TextNotUtf8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::write_frame, *};
+
+    fn client(message_max: usize) -> Receiver {
+        Receiver::new(Role::Client, Limits { message_max, ..Limits::default() })
+    }
+
+    fn frame(fin: bool, opcode: Opcode, payload: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        write_frame(&mut out, fin, opcode, payload, None);
+        out
+    }
+
+    #[test]
+    fn a_whole_frame_is_borrowed_and_not_copied() {
+        let mut bytes = frame(true, Opcode::Binary, &[7; 1000]);
+        let payload = bytes[4..].as_ptr();
+        let mut receiver = client(1000);
+        let received = receiver.receive(&mut bytes).unwrap();
+        let Some(Event::Binary(event)) = received.event else { panic!("{received:?}") };
+        assert_eq!((event.as_ptr(), event.len()), (payload, 1000));
+        assert_eq!(receiver.binary.capacity(), 0);
+    }
+
+    #[test]
+    fn an_announced_length_reserves_nothing() {
+        let mut receiver = client(usize::MAX);
+        let mut bytes = [0x82, 127, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 2, 3];
+        let received = receiver.receive(&mut bytes).unwrap();
+        assert_eq!(received, Received { consumed: 13, event: None });
+        assert_eq!(receiver.binary, [1, 2, 3]);
+        assert!(receiver.binary.capacity() < 64);
+    }
+
+    #[test]
+    fn a_small_message_leaves_its_buffer_and_a_long_one_gives_it_back() {
+        for opcode in [Opcode::Binary, Opcode::Text] {
+            let mut receiver = client(1 << 20);
+            for size in [CAPACITY_KEPT, 9_000, 100, CAPACITY_KEPT, 100_000] {
+                let mut bytes = frame(false, opcode, &vec![b'x'; size - 7]);
+                bytes.extend(frame(false, Opcode::Continuation, b"xyz\xf0\x9f"));
+                bytes.extend(frame(true, Opcode::Continuation, b"\xa6\x80"));
+                let received = receiver.receive(&mut bytes).unwrap();
+                assert!(received.event.is_some());
+                assert_eq!(receiver.receive(&mut []).unwrap().event, None);
+                let capacity = receiver.binary.capacity() + receiver.text.capacity();
+                if size > CAPACITY_KEPT {
+                    assert_eq!(capacity, 0);
+                } else {
+                    assert_eq!(capacity, CAPACITY_KEPT, "{opcode:?} {size}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_idle_connection_is_small() {
+        assert!(size_of::<Receiver>() <= 192, "{}", size_of::<Receiver>());
+    }
+}

@@ -1,0 +1,55 @@
+//! RFC 6455 without I/O: bytes in, events and bytes out. Both roles: the server, and the load
+//! generator and the debug client in the client's.
+//!
+//! | file | section | what |
+//! |---|---|---|
+//! | `accept.rs` | 4 | `Sec-WebSocket-Key` and its answer |
+//! | `frame.rs` | 5.2 | the frame header, both ways |
+//! | `mask.rs` | 5.3 | masking, at the width of this CPU |
+//! | `message.rs` | 5.4–5.6 | frames to events: fragments, control frames, limits |
+//! | `utf8.rs` | 8.1 | text that arrives in pieces |
+//! | `close.rs` | 7 | what a close frame says |
+//! | `fault.rs` | 7.1.7 | what a peer can get wrong, and what it is told |
+//!
+//! Randomness and time stay outside: the caller brings masking keys and keeps deadlines.
+
+mod accept;
+pub mod close;
+#[cfg(test)]
+mod conversations;
+mod fault;
+pub mod frame;
+pub mod mask;
+mod message;
+mod utf8;
+
+pub use accept::{accept_key, is_key};
+pub use close::{CloseFrame, Code};
+pub use fault::Fault;
+pub use frame::{Header, Opcode, write_frame};
+pub use message::{Event, Found, Received, Receiver, Step};
+
+/// Which end of the connection we are. It decides who masks (5.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// We mask, and refuse masked frames.
+    Client,
+    /// We do not mask, and refuse frames that are not masked.
+    Server,
+}
+
+/// How much of a message we hold for a peer (10.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The longest message in bytes, over all its fragments.
+    pub message_max: usize,
+    /// The most frames a message may come in. Empty ones count: they are work without an end.
+    pub fragments_max: usize,
+}
+
+impl Default for Limits {
+    /// Fragments leave nothing behind but their bytes, so their bound is generous: 8 bytes each.
+    fn default() -> Self {
+        Self { message_max: 1 << 20, fragments_max: 1 << 17 }
+    }
+}
