@@ -1,4 +1,70 @@
 //! A server and a library for HTTP/1.1 `Upgrade`: `101 Switching Protocols`, and what follows it.
+//!
+//! A protocol is one type with one `impl` of [`Upgrade`]; a [`Registry`] says where it is spoken; a [`Server`] runs one
+//! worker a core, each with a registry of its own. A closure is a protocol, too:
+//!
+//! ```no_run
+//! use switchpoint::{Config, Registry, Server, Upgraded, protocols::WebSocket, protocols::websocket::Socket};
+//!
+//! let server = Server::start(Config::default(), |_core| {
+//!     Registry::new()
+//!         .on("shout/1", async |mut connection: Upgraded| {
+//!             while connection.fill().await? {
+//!                 connection.write_all(&connection.unread().to_ascii_uppercase()).await?;
+//!                 connection.consume(connection.unread().len());
+//!             }
+//!             Ok(())
+//!         })
+//!         .at("/chat", WebSocket::new(async |mut socket: Socket| {
+//!             socket.send("welcome").await?;
+//!             while let Some(message) = socket.recv().await? {
+//!                 println!("{} bytes", message.len());
+//!             }
+//!             Ok(())
+//!         }))
+//! })?;
+//! server.join();
+//! # Ok::<(), switchpoint::StartError>(())
+//! ```
+//!
+//! | module | what |
+//! |---|---|
+//! | [`http`] | as much of HTTP/1.1 as an upgrade needs, without I/O |
+//! | [`ws`] | RFC 6455 without I/O, both roles |
+//! | [`protocols`] | the protocols that come with it |
+//! | [`duplex`] | the in-memory transport of the tests, with faults from a seed |
 
+mod buffer;
+mod config;
+mod connection;
+pub mod duplex;
+mod error;
 pub mod http;
+mod listener;
+mod metrics;
+pub mod protocols;
+mod registry;
+mod rejection;
+mod response;
+mod runtime;
+mod server;
+mod sessions;
+mod stream;
+mod upgrade;
+mod upgraded;
+mod worker;
 pub mod ws;
+
+pub use buffer::ReadBuf;
+pub use config::Config;
+pub use error::Error;
+pub use metrics::Stats;
+pub use registry::{Preference, Registry};
+pub use rejection::{Reason, Rejection};
+pub use response::Response;
+pub use runtime::{Driver, Runtime};
+pub use server::{Server, StartError};
+pub use stream::{Stream, Tcp};
+pub use upgrade::{Accept, Accepts, Decision, EarlyBytes, Request, Token, Upgrade};
+pub use upgraded::{Reader, Upgraded, Writer};
+pub use worker::Worker;

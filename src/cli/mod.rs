@@ -1,0 +1,56 @@
+//! What the program can be told: a file for each command, and the list.
+
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// A server for HTTP/1.1 Upgrade: 101 Switching Protocols, and what follows it.
+///
+/// Without a command it serves: a page that shows the switch at `/`, checks at `/healthz` and `/readyz`, and `/echo`,
+/// which speaks `websocket` (every message comes back) and `echo` (every byte does).
+#[derive(Debug, Parser)]
+#[command(name = "switchpoint", version, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: serve::Arguments,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serves until SIGTERM or Ctrl-C, then drains. This is what happens without a command.
+    Serve(serve::Arguments),
+}
+
+/// Reads the arguments and does what they say.
+pub(crate) fn run() -> ExitCode {
+    let cli = Cli::parse();
+    match cli.command {
+        Some(Command::Serve(arguments)) => serve::run(arguments),
+        None => serve::run(cli.serve),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn no_command_means_serve() {
+        let cli = Cli::try_parse_from(["switchpoint", "--threads", "3"]).unwrap();
+        assert!(cli.command.is_none());
+        assert!(
+            Cli::try_parse_from(["switchpoint", "serve", "--listen", "[::1]:0", "--listen", ":9000"]).is_ok()
+        );
+    }
+}

@@ -1,0 +1,228 @@
+//! `switchpoint serve`: the server, until it is told to end.
+
+use std::{
+    io::{self, IsTerminal},
+    net::{SocketAddr, ToSocketAddrs},
+    process::ExitCode,
+    sync::mpsc::{self, RecvTimeoutError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use clap::Args;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use signal_hook::{
+    consts::{SIGINT, SIGTERM},
+    iterator::Signals,
+};
+use switchpoint::{
+    Config, Driver, Server, Stats,
+    protocols::{self, websocket},
+};
+use tracing_subscriber::EnvFilter;
+
+/// How to serve.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Arguments {
+    /// An address to listen on, such as `0.0.0.0:8080`, `[::1]:8080`, `localhost:8080` or `:8080`; may be repeated.
+    /// Port 0 takes a free one.
+    #[arg(long, value_name = "ADDR", value_parser = addresses, default_value = "127.0.0.1:8080")]
+    listen: Vec<Vec<SocketAddr>>,
+    /// Worker threads; 0 for one a core.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    threads: usize,
+    /// What waits for the kernel: `auto` (io_uring where it is allowed, else epoll), `uring` or `epoll`.
+    #[arg(long, value_name = "DRIVER", env = "SWITCHPOINT_DRIVER", default_value = "auto", value_parser = str::parse::<Driver>)]
+    driver: Driver,
+    /// How long SIGTERM or Ctrl-C may take: every session is told, what is left after this time is cut.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration)]
+    drain_time: Duration,
+    /// How long `/readyz` fails before accepting stops, for load balancers that look at it.
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = humantime::parse_duration)]
+    drain_delay: Duration,
+    /// Connections in all; beyond it new ones get 503. 0 for what the descriptor limit allows.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    connections_max: usize,
+    /// How long a request's head may take to arrive.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration)]
+    head_time: Duration,
+    /// How long an `echo` session may be silent.
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = humantime::parse_duration)]
+    idle_time: Duration,
+    /// The longest WebSocket message, such as `65536`, `1MiB`; a longer one is closed with 1009.
+    #[arg(long, value_name = "SIZE", default_value = "1MiB", value_parser = size)]
+    message_max: usize,
+    /// A silent WebSocket is sent a ping after this time.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
+    ping_after: Duration,
+    /// Another origin whose pages may connect, such as `https://example.org`; may be repeated. `*` allows all.
+    #[arg(long, value_name = "ORIGIN")]
+    allow_origin: Vec<String>,
+    /// How much to log: `error`, `warn`, `info` (refusals), `debug` (every session), or a filter such as
+    /// `switchpoint=debug`.
+    #[arg(long, value_name = "LEVEL", env = "SWITCHPOINT_LOG", default_value = "info", value_parser = filter)]
+    log: String,
+}
+
+fn addresses(text: &str) -> Result<Vec<SocketAddr>, String> {
+    let full = if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.to_owned() };
+    let hint = "an address is HOST:PORT, such as 127.0.0.1:8080 or [::1]:8080";
+    let found: Vec<SocketAddr> =
+        full.to_socket_addrs().map_err(|error| format!("{error}; {hint}"))?.collect();
+    if found.is_empty() { Err(format!("the name has no address; {hint}")) } else { Ok(found) }
+}
+
+fn size(text: &str) -> Result<usize, String> {
+    let size = parse_size::parse_size(text)
+        .map_err(|error| format!("{error}; a size is a number such as 65536, 64KiB or 16MiB"))?;
+    usize::try_from(size).map_err(|_| "that is more than this machine can address".into())
+}
+
+fn filter(text: &str) -> Result<String, String> {
+    EnvFilter::try_new(text)
+        .map(|_| text.to_owned())
+        .map_err(|error| format!("{error}; the levels are error, warn, info, debug and trace"))
+}
+
+impl Arguments {
+    fn config(&self) -> Config {
+        let mut config = Config::default();
+        let mut listen: Vec<SocketAddr> = self.listen.iter().flatten().copied().collect();
+        listen.dedup();
+        config.listen = listen;
+        config.threads = self.threads;
+        config.driver = self.driver;
+        config.drain_time = self.drain_time;
+        config.drain_delay = self.drain_delay;
+        config.connections_max = self.connections_max;
+        config.head_time = self.head_time;
+        config.idle_time = self.idle_time;
+        config
+    }
+
+    fn websocket(&self) -> websocket::Settings {
+        let mut settings = websocket::Settings::default();
+        settings.limits.message_max = self.message_max;
+        settings.ping_after = self.ping_after;
+        if self.allow_origin.iter().any(|origin| origin == "*") {
+            settings.origins = websocket::Origins::Any;
+        } else if !self.allow_origin.is_empty() {
+            settings.origins = websocket::Origins::List(self.allow_origin.clone());
+        }
+        settings
+    }
+}
+
+pub(super) fn run(arguments: Arguments) -> ExitCode {
+    let (config, websocket) = (arguments.config(), arguments.websocket());
+    tracing_subscriber::fmt()
+        .with_env_filter(&arguments.log)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+    raise_descriptor_limit();
+
+    // Before the workers are there, so that no signal is missed.
+    let signals = match signals() {
+        Ok(signals) => signals,
+        Err(error) => return fail(&format!("cannot wait for signals: {error}")),
+    };
+    let server = match Server::start(config, move |_core| protocols::demonstration(websocket.clone())) {
+        Ok(server) => server,
+        Err(error) => return fail(&error.to_string()),
+    };
+    println!("{}", start_line(&server));
+
+    // The thread ends with the process; the channel cannot close before.
+    let first = signals.recv().unwrap_or(SIGTERM);
+    let before = server.stats();
+    let begun = Instant::now();
+    println!(
+        "switchpoint: {} received, draining {} sessions within {}; a second signal ends it now",
+        if first == SIGINT { "SIGINT" } else { "SIGTERM" },
+        before.sessions,
+        humantime::format_duration(arguments.drain_time)
+    );
+    server.drain();
+    while !server.is_over() {
+        match signals.recv_timeout(Duration::from_millis(10)) {
+            Ok(_) => server.stop(),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => thread::sleep(Duration::from_millis(10)),
+        }
+    }
+    println!("{}", last_line(&before, &server.join(), begun.elapsed()));
+    ExitCode::SUCCESS
+}
+
+fn fail(message: &str) -> ExitCode {
+    eprintln!("switchpoint: {message}");
+    ExitCode::FAILURE
+}
+
+/// A server's connections are descriptors: it takes all that it may have.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current < limit.maximum || limit.maximum.is_none() {
+        // Where it is refused, the limit stays as it is, and `Config` reads it.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+    }
+}
+
+fn signals() -> io::Result<mpsc::Receiver<i32>> {
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let (sender, receiver) = mpsc::channel();
+    thread::Builder::new().name("signals".into()).spawn(move || {
+        for signal in signals.forever() {
+            if sender.send(signal).is_err() {
+                return;
+            }
+        }
+    })?;
+    Ok(receiver)
+}
+
+fn start_line(server: &Server) -> String {
+    let list = |items: Vec<String>| items.join(", ");
+    format!(
+        "switchpoint {}: listening on {} with {} {} on {}; protocols: {}",
+        env!("CARGO_PKG_VERSION"),
+        list(server.addresses().iter().map(|address| format!("http://{address}")).collect()),
+        server.workers(),
+        if server.workers() == 1 { "worker" } else { "workers" },
+        server.driver(),
+        list(server.tokens().iter().map(ToString::to_string).collect()),
+    )
+}
+
+fn last_line(before: &Stats, after: &Stats, time: Duration) -> String {
+    format!(
+        "switchpoint: drained in {:.1} s: {} closed cleanly, {} cut",
+        time.as_secs_f64(),
+        after.closed_clean - before.closed_clean,
+        after.cut - before.cut
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_in_all_their_forms() {
+        assert_eq!(addresses("127.0.0.1:80").unwrap(), ["127.0.0.1:80".parse().unwrap()]);
+        assert_eq!(addresses("[::1]:80").unwrap(), ["[::1]:80".parse().unwrap()]);
+        assert_eq!(addresses(":80").unwrap(), ["0.0.0.0:80".parse().unwrap()]);
+        for wrong in ["", "nonsense", "127.0.0.1", "127.0.0.1:99999", "1.2.3:x"] {
+            assert!(addresses(wrong).unwrap_err().contains("HOST:PORT"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_read_with_and_without_unit() {
+        assert_eq!(size("65536").unwrap(), 65536);
+        assert_eq!(size("16MiB").unwrap(), 16 << 20);
+        assert!(size("much").unwrap_err().contains("16MiB"));
+    }
+}

@@ -1,0 +1,526 @@
+//! A connection before its switch: head → authorize → choice → answer → session.
+//!
+//! It waits for a head with little in hand; what only an answer needs is boxed for as long as it is given, and freed
+//! when the session begins.
+
+use std::{any::Any, future::poll_fn, io, panic, pin::pin, rc::Rc, task::Poll};
+
+use crate::{
+    Error, Reason, Rejection, Request, Response,
+    buffer::ReadBuf,
+    http::{BodyReader, Framing, Head, HeadScanner, Version},
+    metrics::add,
+    registry::{Accepted, Found, Handler},
+    response,
+    sessions::{Interrupt, Link, Side, Tracked},
+    upgrade::{Accept, Decision, EarlyBytes},
+    upgraded::{Upgraded, write_all},
+    worker::panic_message,
+};
+
+/// Answers the requests of a connection, until it is switched or closed.
+pub(crate) async fn serve(tracked: Tracked) {
+    let link = Rc::clone(&tracked.0);
+    let mut buf = ReadBuf::new();
+    let mut is_first = true;
+    loop {
+        let head_len = match next_head(&link, &mut buf, is_first).await {
+            Ok(Some(head_len)) => head_len,
+            Ok(None) => return,
+            Err(Error::Rejected(rejection)) => {
+                if refuse(&link, &rejection).await.is_ok() {
+                    linger(&link).await;
+                }
+                return;
+            }
+            Err(_) => return,
+        };
+        is_first = false;
+        add(&link.worker.counters.requests, 1);
+        // Boxed: it is large, and an idle connection does not keep it.
+        let answered = Box::pin(catch(answer(&link, &mut buf, head_len))).await;
+        match answered {
+            Ok(Ok(Next::Request)) => {}
+            Ok(Ok(Next::Close)) => return linger(&link).await,
+            Ok(Ok(Next::Switch(accepted))) => {
+                monoio::spawn(session(tracked, buf, accepted));
+                return;
+            }
+            Ok(Err(_)) => return,
+            Err(panic) => {
+                report_panic(&link, &*panic);
+                if refuse(&link, &Reason::Internal.into()).await.is_ok() {
+                    linger(&link).await;
+                }
+                return;
+            }
+        }
+    }
+}
+
+/// Waits for a whole head: `None` when the connection ended, or idled, between requests.
+async fn next_head(link: &Link, buf: &mut ReadBuf, is_first: bool) -> Result<Option<usize>, Error> {
+    let config = &link.worker.config;
+    let mut scanner = HeadScanner::default();
+    // The deadline is absolute: bytes that dribble in do not move it.
+    let mut head_has_begun = is_first;
+    link.within(Side::Read, if is_first { config.head_time } else { config.keep_alive_time });
+    loop {
+        let is_idle = buf.unread().is_empty();
+        if !is_idle {
+            if !head_has_begun {
+                head_has_begun = true;
+                link.within(Side::Read, config.head_time);
+            }
+            if let Some(head_len) = scanner.find(buf.unread(), &config.head).map_err(Rejection::from)? {
+                return Ok(Some(head_len));
+            }
+        }
+        match fill(link, buf, is_idle).await? {
+            Ok(0) | Err(Interrupt::Goodbye) => return Ok(None),
+            Ok(_) => {}
+            Err(Interrupt::Expired) if is_idle => return Ok(None),
+            Err(Interrupt::Expired) => return Err(Rejection::from(Reason::HeadTimeout).into()),
+        }
+    }
+}
+
+async fn fill(
+    link: &Link,
+    buf: &mut ReadBuf,
+    heeds_goodbye: bool,
+) -> Result<Result<usize, Interrupt>, Error> {
+    let filling = std::mem::take(buf).fill(&link.stream, &link.worker.pool, usize::MAX);
+    match link.wait(Side::Read, heeds_goodbye, filling).await {
+        Ok((result, back)) => {
+            *buf = back;
+            Ok(Ok(result?))
+        }
+        Err(interrupt) => Ok(Err(interrupt)),
+    }
+}
+
+/// What becomes of a connection after an answer.
+enum Next {
+    Request,
+    Close,
+    Switch(Accepted),
+}
+
+/// Answers one request.
+async fn answer(link: &Rc<Link>, buf: &mut ReadBuf, head_len: usize) -> Result<Next, Error> {
+    let worker = &link.worker;
+    link.within(Side::Read, worker.config.answer_time);
+    let raw = buf.unread()[..head_len].to_vec();
+    buf.consume(head_len);
+    let head = match Head::parse(&raw, &worker.config.head) {
+        Ok(head) => head,
+        Err(fault) => {
+            refuse(link, &fault.into()).await?;
+            return Ok(Next::Close);
+        }
+    };
+    let request = Request { head, body: b"", peer: link.peer, draining: worker.is_draining(), raw: &raw };
+    let mut exchange = Exchange { link, buf, body: Body::new(&request), continued: false };
+    if request.is_options_asterisk() {
+        let options = Response::new(204).field("Allow", "GET, HEAD, OPTIONS");
+        return exchange.send(&request, options, None).await;
+    }
+    let found = worker.registry.find(request.path());
+    let asks = Asks::of(&request);
+    let outcome = match asks {
+        Asks::Properly if worker.is_closing() => Outcome::Refused(Reason::Draining.into()),
+        Asks::Properly => exchange.negotiate(&request, &found).await?,
+        _ => Outcome::Ordinary,
+    };
+    match outcome {
+        Outcome::Switch(accepted) => exchange.switch(accepted).await,
+        Outcome::Refused(rejection) => exchange.refuse(&request, rejection, &found).await,
+        Outcome::Ordinary => match exchange.ordinary(&request, &found, asks).await? {
+            Ok(response) => {
+                let is_offered = (200..300).contains(&response.status) && !found.handlers.is_empty();
+                exchange.send(&request, response, is_offered.then(|| found.advertisement())).await
+            }
+            Err(rejection) => exchange.refuse(&request, rejection, &found).await,
+        },
+    }
+}
+
+/// How a request asks for an upgrade.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asks {
+    Not,
+    /// In HTTP/1.0, where it has to be ignored (RFC 9110 7.8).
+    InHttp10,
+    /// Without `Connection: upgrade`, as a field that some proxy forgot.
+    WithoutConnection,
+    Properly,
+}
+
+impl Asks {
+    fn of(request: &Request<'_>) -> Self {
+        if request.list("upgrade").next().is_none() {
+            Self::Not
+        } else if request.head.version == Version::Http10 {
+            Self::InHttp10
+        } else if !request.head.fields.has_token("connection", "upgrade") {
+            Self::WithoutConnection
+        } else {
+            Self::Properly
+        }
+    }
+}
+
+enum Outcome {
+    Switch(Accepted),
+    Refused(Rejection),
+    Ordinary,
+}
+
+/// A request's body, as far as it was read.
+enum Body {
+    None,
+    Unread(Framing),
+    Read(Vec<u8>),
+}
+
+impl Body {
+    fn new(request: &Request<'_>) -> Self {
+        if request.has_body() { Self::Unread(request.head.framing) } else { Self::None }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Read(bytes) => bytes,
+            _ => b"",
+        }
+    }
+}
+
+/// One request and its answer.
+struct Exchange<'a> {
+    link: &'a Rc<Link>,
+    buf: &'a mut ReadBuf,
+    body: Body,
+    /// 100 has been sent.
+    continued: bool,
+}
+
+impl Exchange<'_> {
+    /// Asks the handlers whose protocols are offered, one after the other.
+    async fn negotiate(&mut self, request: &Request<'_>, found: &Found) -> Result<Outcome, Error> {
+        let mut refusal = None;
+        for handler in found.offered(request.list("upgrade")) {
+            let accepts = handler.accepts();
+            if !accepts.methods.contains(&request.method()) {
+                refusal.get_or_insert_with(|| Rejection::method_not_allowed(accepts.methods.join(", ")));
+                continue;
+            }
+            match self.ask(request, handler).await? {
+                Decision::Accept(accept) => return Ok(Outcome::Switch(accept.session)),
+                Decision::Reject(rejection) => return Ok(Outcome::Refused(rejection)),
+                Decision::Decline => {}
+            }
+        }
+        Ok(refusal.map_or(Outcome::Ordinary, Outcome::Refused))
+    }
+
+    async fn ask(
+        &mut self,
+        request: &Request<'_>,
+        handler: Rc<dyn Handler>,
+    ) -> Result<Decision<Accepted>, Error> {
+        let accepts = handler.accepts();
+        if accepts.body_max == 0 && request.has_body() {
+            return Ok(Decision::Reject(Reason::UnexpectedBody.into()));
+        }
+        match self.link.wait(Side::Read, false, handler.authorize(request)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(rejection)) => return Ok(Decision::Reject(rejection)),
+            Err(_) => return Ok(Decision::Reject(Reason::AuthorizationTimeout.into())),
+        }
+        // RFC 9110 7.8: who asks for both gets the 100 before the 101.
+        if request.head.expects_continue {
+            self.send_continue().await?;
+        }
+        if let Err(rejection) = self.read_body(accepts.body_max).await? {
+            return Ok(Decision::Reject(rejection));
+        }
+        if accepts.early == EarlyBytes::Refuse && !self.buf.unread().is_empty() {
+            return Ok(Decision::Reject(Reason::EarlyBytes.into()));
+        }
+        let request = Request { body: self.body.bytes(), head: request.head.clone(), ..*request };
+        let decision = handler.negotiate(&request);
+        if let Decision::Accept(Accept { session, .. }) = &decision {
+            let invalid = session.fields.iter().find(|(name, value)| !response::is_valid_field(name, value));
+            if let Some((name, _)) = invalid {
+                tracing::error!(token = %session.token, name, "a handler's field cannot stand in a 101");
+                return Ok(Decision::Reject(Reason::Internal.into()));
+            }
+        }
+        Ok(decision)
+    }
+
+    async fn send_continue(&mut self) -> Result<(), Error> {
+        if !std::mem::replace(&mut self.continued, true) {
+            write_all(self.link, b"HTTP/1.1 100 Continue\r\n\r\n").await?;
+        }
+        Ok(())
+    }
+
+    /// Reads the body whole, if it was not yet: what follows it is somebody else's.
+    async fn read_body(&mut self, max: usize) -> Result<Result<(), Rejection>, Error> {
+        let Body::Unread(framing) = self.body else {
+            let fits = self.body.bytes().len() <= max;
+            return Ok(if fits {
+                Ok(())
+            } else {
+                Err(Reason::Body(crate::http::BodyFault::TooLarge).into())
+            });
+        };
+        let mut reader = match BodyReader::new(framing, max) {
+            Ok(reader) => reader,
+            Err(fault) => return Ok(Err(fault.into())),
+        };
+        let mut body = Vec::new();
+        loop {
+            let progress = match reader.read(self.buf.unread(), &mut body) {
+                Ok(progress) => progress,
+                Err(fault) => return Ok(Err(fault.into())),
+            };
+            self.buf.consume(progress.consumed);
+            if progress.done {
+                self.body = Body::Read(body);
+                return Ok(Ok(()));
+            }
+            match fill(self.link, self.buf, false).await? {
+                Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+                Ok(_) => {}
+                Err(_) => return Ok(Err(Reason::BodyTimeout.into())),
+            }
+        }
+    }
+
+    async fn switch(&mut self, accepted: Accepted) -> Result<Next, Error> {
+        let head = response::switching_protocols(accepted.token, &accepted.fields);
+        write_all(self.link, head.as_bytes()).await?;
+        Ok(Next::Switch(accepted))
+    }
+
+    /// What the path answers to who does not switch.
+    async fn ordinary(
+        &mut self,
+        request: &Request<'_>,
+        found: &Found,
+        asks: Asks,
+    ) -> Result<Result<Response, Rejection>, Error> {
+        let method = request.method();
+        if !METHODS.contains(&method) {
+            return Ok(Err(Reason::UnknownMethod.into()));
+        }
+        let Some(resource) = &found.resource else {
+            let reason = match asks {
+                _ if found.handlers.is_empty() => Reason::NoSuchPath,
+                Asks::Not => Reason::UpgradeRequired,
+                Asks::InHttp10 => Reason::UpgradeInHttp10,
+                Asks::WithoutConnection => Reason::MissingConnectionUpgrade,
+                Asks::Properly => Reason::NoCommonProtocol,
+            };
+            return Ok(Err(reason.into()));
+        };
+        if method == "OPTIONS" {
+            return Ok(Ok(Response::new(204).field("Allow", "GET, HEAD, OPTIONS")));
+        }
+        if method != "GET" && method != "HEAD" {
+            return Ok(Err(Rejection::method_not_allowed("GET, HEAD, OPTIONS")));
+        }
+        if let Body::Unread(_) = self.body {
+            if request.head.expects_continue {
+                self.send_continue().await?;
+            }
+            if let Err(rejection) = self.read_body(self.link.worker.config.body_max).await? {
+                return Ok(Err(rejection));
+            }
+        }
+        let request = Request { body: self.body.bytes(), head: request.head.clone(), ..*request };
+        let response = resource(&request);
+        if !response.has_valid_fields() {
+            tracing::error!(path = request.path(), "a resource's field cannot stand in an answer");
+            return Ok(Err(Reason::Internal.into()));
+        }
+        Ok(Ok(response))
+    }
+
+    async fn refuse(
+        &mut self,
+        request: &Request<'_>,
+        mut rejection: Rejection,
+        found: &Found,
+    ) -> Result<Next, Error> {
+        note_rejection(self.link, &rejection, Some(request));
+        // RFC 9110 15.5.22, 15.5.6: what this answer owes, and only the route knows.
+        let is_offered = rejection.status() == 426 && !found.handlers.is_empty();
+        if rejection.status() == 405 && !rejection.has_field("allow") {
+            rejection = rejection.field("Allow", "GET, HEAD, OPTIONS");
+        }
+        let as_problem =
+            request.list("accept").any(|item| item.split(';').next() == Some("application/problem+json"));
+        let response = rejection.to_response(as_problem);
+        self.send(request, response, is_offered.then(|| found.advertisement())).await
+    }
+
+    /// Sends an answer, with `Upgrade: offered` where there is something to offer, and says what comes next.
+    async fn send(
+        &mut self,
+        request: &Request<'_>,
+        mut response: Response,
+        offered: Option<String>,
+    ) -> Result<Next, Error> {
+        let worker = &self.link.worker;
+        let asked = request.list("upgrade").next().is_some() || request.method() == "CONNECT";
+        // Who asked for a switch and sent on regardless may have meant another protocol: none of it is a request
+        // (RFC 9931). After a refused CONNECT nothing is (its section on CONNECT).
+        let has_early_bytes = asked && !self.buf.unread().is_empty();
+        if has_early_bytes {
+            add(&worker.counters.refused_with_early_bytes, 1);
+        }
+        let body_is_read = !matches!(self.body, Body::Unread(_));
+        let is_final =
+            matches!(response.status, 400 | 408 | 413 | 500 | 503) || request.method() == "CONNECT";
+        let keeps =
+            request.head.keep_alive && body_is_read && !has_early_bytes && !is_final && !worker.is_draining();
+        let connection = match (keeps, offered.is_some()) {
+            (true, false) => None,
+            (true, true) => Some("upgrade"),
+            (false, false) => Some("close"),
+            (false, true) => Some("close, upgrade"),
+        };
+        if let Some(offered) = offered {
+            response.fields.push(("Upgrade", offered.into()));
+        }
+        let mut bytes = Vec::new();
+        response.encode(&mut bytes, &worker.date(), connection, request.method() == "HEAD");
+        write_all(self.link, &bytes).await?;
+        Ok(if keeps { Next::Request } else { Next::Close })
+    }
+}
+
+/// The methods that HTTP defines; any other one is 501 (RFC 9110 9.1).
+const METHODS: &[&str] = &["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
+
+/// Answers a request that could not be read.
+async fn refuse(link: &Link, rejection: &Rejection) -> Result<(), Error> {
+    note_rejection(link, rejection, None);
+    link.forgive();
+    let mut bytes = Vec::new();
+    rejection.to_response(false).encode(&mut bytes, &link.worker.date(), Some("close"), false);
+    write_all(link, &bytes).await
+}
+
+fn note_rejection(link: &Link, rejection: &Rejection, request: Option<&Request<'_>>) {
+    link.worker.counters.rejected(rejection.reason());
+    tracing::info!(
+        peer = link.peer.map(tracing::field::display),
+        status = rejection.status(),
+        reason = rejection.reason().code(),
+        path = request.map(Request::path),
+        "refused"
+    );
+}
+
+/// Speaks the new protocol, and sees to its end.
+async fn session(tracked: Tracked, buf: ReadBuf, accepted: Accepted) {
+    let link = Rc::clone(&tracked.0);
+    let counters = &link.worker.counters;
+    tracked.switched(accepted.token);
+    counters.upgraded(accepted.token);
+    tracing::debug!(id = link.id, peer = link.peer.map(tracing::field::display), token = %accepted.token, "switched");
+    link.deadline(Side::Read, crate::sessions::NEVER);
+
+    let upgraded = Upgraded::new(Rc::clone(&link), buf);
+    let ended = catch(async move { (accepted.run)(upgraded).await }).await;
+    let kind = match &ended {
+        Ok(Ok(())) => "ok",
+        Ok(Err(error)) => error.kind(),
+        Err(panic) => {
+            report_panic(&link, &**panic);
+            "panic"
+        }
+    };
+    if let Ok(Ok(()) | Err(Error::Closed)) = &ended {
+        linger(&link).await;
+    }
+    let is_clean = matches!(ended, Ok(Ok(()) | Err(Error::Closed))) && !link.was_cut();
+    add(if is_clean { &counters.closed_clean } else { &counters.cut }, 1);
+    counters.ended(if link.was_cut() { "cut" } else { kind });
+    add(&counters.received, link.received.get());
+    add(&counters.sent, link.sent.get());
+    let error = match &ended {
+        Ok(Err(error)) => Some(tracing::field::display(error)),
+        _ => None,
+    };
+    tracing::debug!(
+        id = link.id,
+        received = link.received.get(),
+        sent = link.sent.get(),
+        milliseconds = link.worker.now() - link.since,
+        kind,
+        error,
+        "ended"
+    );
+}
+
+fn report_panic(link: &Link, panic: &(dyn Any + Send)) {
+    add(&link.worker.counters.panics, 1);
+    let token = link.token.get().map(tracing::field::display);
+    tracing::error!(
+        id = link.id,
+        token,
+        message = panic_message(panic),
+        "a handler panicked; its connection ends"
+    );
+}
+
+/// Closes our side, and gives the peer a moment to close its own: closing with its bytes unread would reset the
+/// connection, and could destroy our last words on their way (RFC 9112 9.6).
+async fn linger(link: &Link) {
+    link.stream.shutdown_write();
+    link.forgive();
+    link.within(Side::Read, link.worker.config.close_time);
+    let mut buffer = Vec::with_capacity(LINGER_READ);
+    let mut left = LINGER_MAX;
+    loop {
+        buffer.clear();
+        match link.wait(Side::Read, false, link.stream.read(buffer)).await {
+            Ok((Ok(count), back)) if count > 0 && count < left => {
+                left -= count;
+                buffer = back;
+            }
+            _ => return,
+        }
+    }
+}
+
+const LINGER_READ: usize = 4096;
+/// What a peer may still send that was told of the end: enough for a head or a body that was too large.
+const LINGER_MAX: usize = 8 << 20;
+
+/// Answers 503 to a connection for which there is no room.
+pub(crate) async fn turn_away(tracked: Tracked) {
+    if refuse(&tracked.0, &Reason::TooManyConnections.into()).await.is_ok() {
+        linger(&tracked.0).await;
+    }
+}
+
+/// Runs a future whose panic is ours to deal with, and costs nobody else anything.
+pub(crate) async fn catch<F: Future>(future: F) -> Result<F::Output, Box<dyn Any + Send>> {
+    let mut future = pin!(future);
+    poll_fn(|cx| {
+        // After a panic the future is dropped and never polled again, so nothing sees it half done.
+        match panic::catch_unwind(panic::AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+            Ok(poll) => poll.map(Ok),
+            Err(panic) => Poll::Ready(Err(panic)),
+        }
+    })
+    .await
+}

@@ -1,0 +1,282 @@
+//! `websocket` (RFC 6455): what a handshake has to have, and what is settled by it.
+//!
+//! | file | what |
+//! |---|---|
+//! | `mod.rs` | settings, and the handshake's rules (4.2) |
+//! | `origin.rs` | whose pages may connect (10.2) |
+//! | `socket.rs` | what a message handler sees |
+//! | `driver.rs` | the one task of a connection: reads, pings, writes, closes |
+
+mod driver;
+mod origin;
+mod socket;
+
+use std::{rc::Rc, time::Duration};
+
+pub use origin::Origins;
+pub use socket::{Message, Receiver, Sender, Socket};
+
+use crate::{
+    Accept, Decision, Error, Reason, Rejection, Request, Token, Upgrade, Upgraded, http, response, ws,
+};
+
+/// The `websocket` protocol, with a handler for its messages.
+///
+/// ```
+/// use switchpoint::{Registry, protocols::{WebSocket, websocket::Socket}};
+///
+/// Registry::new().at("/chat", WebSocket::new(async |mut socket: Socket| {
+///     while let Some(message) = socket.recv().await? {
+///         let answer = format!("{} bytes", message.len());
+///         socket.send(&answer).await?;
+///     }
+///     Ok(())
+/// }).subprotocols(&["chat.v2", "chat.v1"]));
+/// ```
+#[derive(Debug)]
+pub struct WebSocket<H> {
+    handler: H,
+    settings: Rc<Settings>,
+    subprotocols: &'static [&'static str],
+    shows_handshake: bool,
+}
+
+/// What holds for each WebSocket of a handler.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The longest message and the most fragments that are taken: 1 MiB and 131,072; beyond is 1009.
+    pub limits: ws::Limits,
+    /// Bytes that may wait to be sent before `send` waits, too; 64 KiB. One message may exceed it.
+    pub queue_max: usize,
+    /// A peer that was silent for so long is sent a ping; 30 s.
+    pub ping_after: Duration,
+    /// A peer that answers nothing for so long after a ping is given up; 20 s.
+    pub pong_time: Duration,
+    /// How long the closing handshake may take; 3 s.
+    pub close_time: Duration,
+    /// Whose pages may connect; those of the same host, and clients that are no browsers.
+    pub origins: Origins,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            limits: ws::Limits::default(),
+            queue_max: 64 * 1024,
+            ping_after: Duration::from_secs(30),
+            pong_time: Duration::from_secs(20),
+            close_time: Duration::from_secs(3),
+            origins: Origins::SameHost,
+        }
+    }
+}
+
+impl<H> WebSocket<H>
+where
+    H: AsyncFn(Socket) -> Result<(), Error> + 'static,
+{
+    /// Runs `handler` for each WebSocket. When it returns, the connection is closed: with 1000 after `Ok`, with the
+    /// fitting code after an error.
+    pub fn new(handler: H) -> Self {
+        Self { handler, settings: Rc::default(), subprotocols: &[], shows_handshake: false }
+    }
+
+    /// Changes the settings.
+    pub fn with(mut self, settings: Settings) -> Self {
+        self.settings = Rc::new(settings);
+        self
+    }
+
+    /// The subprotocols that it speaks. The first that the client offers and we speak is chosen; if there is none the
+    /// connection goes without (4.2.2): [`Socket::subprotocol`] tells.
+    ///
+    /// # Panics
+    /// If one is not a token, or not for others to choose.
+    pub fn subprotocols(mut self, subprotocols: &'static [&'static str]) -> Self {
+        assert!(subprotocols.iter().all(|name| http::list::is_token(name)), "a subprotocol is a token");
+        self.subprotocols = subprotocols;
+        self
+    }
+
+    /// Whose pages may connect.
+    pub fn origins(mut self, origins: Origins) -> Self {
+        Rc::make_mut(&mut self.settings).origins = origins;
+        self
+    }
+
+    /// Speaks the subprotocol `switchpoint.handshake` as well: the first message is a JSON object with the `request` and
+    /// the `response` of the handshake, which a browser hides from its pages. Cookies and credentials are left out.
+    pub fn shows_handshake(mut self) -> Self {
+        self.shows_handshake = true;
+        self
+    }
+}
+
+/// What a handshake has settled.
+#[derive(Debug)]
+pub struct Session {
+    subprotocol: Option<&'static str>,
+    /// A message that is sent before the handler runs.
+    greeting: Option<String>,
+}
+
+impl<H> Upgrade for WebSocket<H>
+where
+    H: AsyncFn(Socket) -> Result<(), Error> + 'static,
+{
+    type Session = Session;
+
+    fn token(&self) -> Token {
+        const { Token::new("websocket") }
+    }
+
+    fn negotiate(&self, request: &Request<'_>) -> Decision<Session> {
+        self.check(request).into()
+    }
+
+    async fn run(&self, session: Session, connection: Upgraded) -> Result<(), Error> {
+        driver::run(&self.handler, Rc::clone(&self.settings), session, connection).await
+    }
+}
+
+impl<H> WebSocket<H> {
+    /// The rules of 4.2.1, in their order; method, Host and `Connection` were checked for every protocol.
+    fn check(&self, request: &Request<'_>) -> Result<Accept<Session>, Rejection> {
+        let key = match request.head.fields.only("sec-websocket-key") {
+            Err(_) => return Err(Reason::DuplicateKey.into()),
+            Ok(None) => return Err(Reason::MissingKey.into()),
+            Ok(Some(key)) if !ws::is_key(key) => return Err(Reason::InvalidKey.into()),
+            Ok(Some(key)) => key,
+        };
+        let versions = |reason: Reason| Rejection::from(reason).field("Sec-WebSocket-Version", "13");
+        match request.head.fields.only("sec-websocket-version") {
+            Err(_) => return Err(versions(Reason::DuplicateVersion)),
+            Ok(None) => return Err(versions(Reason::MissingVersion)),
+            Ok(Some(b"13")) => {}
+            Ok(Some(_)) => return Err(versions(Reason::UnsupportedVersion)),
+        }
+        self.settings.origins.check(request)?;
+        let subprotocol = self.choose(request)?;
+
+        let accept = ws::accept_key(key);
+        let accept = str::from_utf8(&accept).expect("base64 is ASCII").to_owned();
+        let mut answer =
+            Accept::new(Session { subprotocol, greeting: None }).field("Sec-WebSocket-Accept", accept);
+        if let Some(subprotocol) = subprotocol {
+            answer = answer.field("Sec-WebSocket-Protocol", subprotocol);
+        }
+        if subprotocol == Some(HANDSHAKE) {
+            let response = response::switching_protocols(Token::new("websocket"), &answer.fields);
+            let shown = serde_json::json!({ "request": redacted(request.raw_head()), "response": response });
+            answer.session.greeting = Some(shown.to_string());
+        }
+        Ok(answer)
+    }
+
+    /// The client's first choice among ours (4.2.2); never one that it did not offer.
+    fn choose(&self, request: &Request<'_>) -> Result<Option<&'static str>, Rejection> {
+        let mut chosen = None;
+        for (place, offer) in request.list("sec-websocket-protocol").enumerate() {
+            if place >= SUBPROTOCOLS_MAX || !http::list::is_token(offer) {
+                return Err(Rejection::from(Reason::InvalidList).detail("It is `Sec-WebSocket-Protocol`."));
+            }
+            let own = self.subprotocols.iter().chain(self.shows_handshake.then_some(&HANDSHAKE));
+            chosen = chosen.or_else(|| own.copied().find(|name| *name == offer));
+        }
+        Ok(chosen)
+    }
+}
+
+/// The subprotocol of a page that wants to show the handshake.
+const HANDSHAKE: &str = "switchpoint.handshake";
+/// More offers than this were not meant seriously.
+const SUBPROTOCOLS_MAX: usize = 32;
+
+/// A head for other eyes: without what lets its reader act as its sender.
+fn redacted(head: &[u8]) -> String {
+    let head = String::from_utf8_lossy(head);
+    let mut shown = String::with_capacity(head.len());
+    for line in head.lines() {
+        match line.split_once(':') {
+            Some((name, _)) if SECRET.iter().any(|secret| secret.eq_ignore_ascii_case(name)) => {
+                shown.push_str(name);
+                shown.push_str(": [redacted]");
+            }
+            _ => shown.push_str(line),
+        }
+        shown.push_str("\r\n");
+    }
+    shown
+}
+
+const SECRET: &[&str] = &["authorization", "cookie", "proxy-authorization"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "GET /chat HTTP/1.1\r\nHost: a.example\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\
+        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n";
+
+    fn check(head: &str) -> Result<Accept<Session>, Rejection> {
+        let chat = WebSocket::new(async |_: Socket| Ok(())).subprotocols(&["v2", "v1"]).shows_handshake();
+        let raw = format!("{head}\r\n");
+        let head = http::Head::parse(raw.as_bytes(), &http::Limits::default()).unwrap();
+        chat.check(&Request { head, body: b"", peer: None, draining: false, raw: raw.as_bytes() })
+    }
+
+    fn reason(head: &str) -> &'static str {
+        check(head).unwrap_err().reason().code()
+    }
+
+    #[test]
+    fn the_example_of_the_rfc_is_accepted() {
+        let accept = check(GOOD).unwrap();
+        assert_eq!(accept.fields, [("Sec-WebSocket-Accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=".into())]);
+        assert_eq!(accept.session.subprotocol, None);
+    }
+
+    #[test]
+    fn each_broken_rule_has_its_reason() {
+        let without = |name: &str| {
+            GOOD.split_inclusive("\r\n").filter(|line| !line.starts_with(name)).collect::<String>()
+        };
+        assert_eq!(reason(&without("Sec-WebSocket-Key")), "missing-key");
+        assert_eq!(reason(&GOOD.replace("dGhl", "")), "invalid-key");
+        assert_eq!(
+            reason(&format!("{GOOD}Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n")),
+            "duplicate-key"
+        );
+        assert_eq!(reason(&without("Sec-WebSocket-Version")), "missing-version");
+        assert_eq!(reason(&format!("{GOOD}Sec-WebSocket-Version: 13\r\n")), "duplicate-version");
+        assert_eq!(reason(&GOOD.replace(": 13", ": 12")), "unsupported-version");
+        assert!(check(&GOOD.replace(": 13", ": 12")).unwrap_err().has_field("sec-websocket-version"));
+        assert_eq!(reason(&format!("{GOOD}Sec-WebSocket-Protocol: a b\r\n")), "invalid-list");
+    }
+
+    #[test]
+    fn the_clients_first_choice_among_ours_is_taken_and_never_another() {
+        let chosen = |offers: &str| check(&format!("{GOOD}{offers}")).unwrap().session.subprotocol;
+        assert_eq!(chosen("Sec-WebSocket-Protocol: foo, v1\r\nSec-WebSocket-Protocol: v2\r\n"), Some("v1"));
+        assert_eq!(chosen("Sec-WebSocket-Protocol: V1, foo\r\n"), None);
+    }
+
+    #[test]
+    fn a_shown_handshake_keeps_its_secrets() {
+        let head = format!(
+            "{GOOD}Sec-WebSocket-Protocol: switchpoint.handshake\r\nCookie: id=secret\r\nauthorization: Bearer secret\r\n"
+        );
+        let greeting = check(&head).unwrap().session.greeting.unwrap();
+        let shown: serde_json::Value = serde_json::from_str(&greeting).unwrap();
+        assert!(
+            shown["request"]
+                .as_str()
+                .unwrap()
+                .contains("Cookie: [redacted]\r\nauthorization: [redacted]\r\n")
+        );
+        assert!(
+            shown["response"].as_str().unwrap().contains("Sec-WebSocket-Protocol: switchpoint.handshake\r\n")
+        );
+        assert!(!greeting.contains("secret"));
+    }
+}

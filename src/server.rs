@@ -1,0 +1,223 @@
+//! Starts the workers, reads what they publish, ends them.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, mpsc},
+    thread::{self, JoinHandle},
+};
+
+use monoio::net::TcpListener;
+
+use crate::{
+    Config, Driver, Registry, Stats, Token, listener,
+    runtime::driver_of,
+    worker::{Command, Control, Worker},
+};
+
+/// A running server: one worker a core, each on its own pinned thread.
+///
+/// ```no_run
+/// use switchpoint::{Config, Registry, Server, Upgraded};
+///
+/// let server = Server::start(Config::default(), |_core| {
+///     Registry::new().on("hello", async |connection: Upgraded| connection.write_all(b"hello\n").await)
+/// })?;
+/// println!("listening on {:?}", server.addresses());
+/// server.join();
+/// # Ok::<(), switchpoint::StartError>(())
+/// ```
+#[derive(Debug)]
+pub struct Server {
+    addresses: Vec<SocketAddr>,
+    driver: Driver,
+    tokens: Vec<Token>,
+    workers: Vec<(JoinHandle<()>, Arc<Control>)>,
+}
+
+/// Why a server could not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}: {}", listen_hint(.source))]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A worker's runtime cannot be had.
+    #[error("cannot start a worker: {0}")]
+    Worker(#[from] io::Error),
+    /// There is nothing to listen on.
+    #[error("there is no address to listen on")]
+    NoAddress,
+}
+
+fn listen_hint(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "the address is in use; stop the program that uses it, or choose another port".into()
+        }
+        io::ErrorKind::PermissionDenied => {
+            "permission denied; ports below 1024 need CAP_NET_BIND_SERVICE".into()
+        }
+        io::ErrorKind::AddrNotAvailable => "this machine does not have that address".into(),
+        _ => error.to_string(),
+    }
+}
+
+impl Server {
+    /// Binds every address, then starts the workers. `registry` is called on each worker's own thread, with the
+    /// worker's number.
+    ///
+    /// # Errors
+    /// When an address cannot be bound or a runtime cannot be built; nothing is left running then.
+    pub fn start(
+        config: Config,
+        registry: impl Fn(usize) -> Registry + Send + Sync + 'static,
+    ) -> Result<Self, StartError> {
+        if config.listen.is_empty() {
+            return Err(StartError::NoAddress);
+        }
+        let count = config.workers();
+        let mut addresses = Vec::new();
+        let mut listeners: Vec<Vec<std::net::TcpListener>> = (0..count).map(|_| Vec::new()).collect();
+        for address in &config.listen {
+            let (bound, sockets) = listener::bind(*address, count)
+                .map_err(|source| StartError::Listen { address: *address, source })?;
+            addresses.push(bound);
+            for (worker, socket) in sockets.into_iter().enumerate() {
+                listeners[worker].push(socket);
+            }
+        }
+        let cores = core_affinity::get_core_ids().filter(|cores| cores.len() >= count);
+        let registry = Arc::new(registry);
+        let mut server = Self { addresses, driver: config.driver, tokens: Vec::new(), workers: Vec::new() };
+        for (index, listeners) in listeners.into_iter().enumerate() {
+            let core = cores.as_ref().map(|cores| cores[index]);
+            let (config, registry) = (config.clone(), Arc::clone(&registry));
+            let control = Arc::new(Control::default());
+            let (started, starting) = mpsc::sync_channel(1);
+            let thread = thread::Builder::new().name(format!("switchpoint-{index}")).spawn({
+                let control = Arc::clone(&control);
+                move || {
+                    if let Some(core) = core {
+                        // Where it is refused the worker runs all the same, only less evenly.
+                        core_affinity::set_for_current(core);
+                    }
+                    let built = config.driver.build();
+                    let mut runtime = match built {
+                        Ok(runtime) => runtime,
+                        Err(error) => return drop(started.send(Err(error))),
+                    };
+                    let worker = Worker::new(config, registry(index));
+                    let driver = driver_of(&runtime);
+                    let tokens = worker.registry.tokens();
+                    runtime.block_on(async move {
+                        let listeners: io::Result<Vec<_>> =
+                            listeners.into_iter().map(|listener| adopt(listener, driver)).collect();
+                        match listeners {
+                            Ok(listeners) => {
+                                drop(started.send(Ok((driver, tokens))));
+                                worker.run(listeners, control).await;
+                            }
+                            Err(error) => drop(started.send(Err(error))),
+                        }
+                    });
+                }
+            })?;
+            server.workers.push((thread, control));
+            match starting.recv() {
+                Ok(Ok((driver, tokens))) => {
+                    server.driver = driver;
+                    server.tokens = tokens;
+                }
+                Ok(Err(error)) => {
+                    server.stop();
+                    return Err(error.into());
+                }
+                Err(_) => {
+                    server.stop();
+                    return Err(io::Error::other("a worker panicked while it built its registry").into());
+                }
+            }
+        }
+        Ok(server)
+    }
+
+    /// The addresses that it listens on, with the ports that were chosen for `:0`.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Which driver the workers stand on.
+    pub fn driver(&self) -> Driver {
+        self.driver
+    }
+
+    /// How many workers there are.
+    pub fn workers(&self) -> usize {
+        self.workers.len()
+    }
+
+    /// What it speaks.
+    pub fn tokens(&self) -> &[Token] {
+        &self.tokens
+    }
+
+    /// What all workers have counted, as of their last [tick](Worker::TICK).
+    pub fn stats(&self) -> Stats {
+        let mut sum = Stats::default();
+        for (_, control) in &self.workers {
+            sum.merge(&control.stats());
+        }
+        sum
+    }
+
+    /// Begins the drain: readiness fails, accepting stops, every session is told goodbye, and after the drain time
+    /// what is left is cut. [`join`](Self::join) returns when it is over.
+    pub fn drain(&self) {
+        self.give(Command::Drain);
+    }
+
+    /// Cuts everything at once.
+    pub fn stop(&self) {
+        self.give(Command::Stop);
+    }
+
+    fn give(&self, command: Command) {
+        for (_, control) in &self.workers {
+            control.give(command);
+        }
+    }
+
+    /// Whether every worker has ended.
+    pub fn is_over(&self) -> bool {
+        self.workers.iter().all(|(thread, _)| thread.is_finished())
+    }
+
+    /// Waits until every worker has ended, and returns what they counted.
+    pub fn join(mut self) -> Stats {
+        for (thread, _) in &mut self.workers {
+            // A worker's panic was reported by its own thread; the others go on.
+            let thread = std::mem::replace(thread, thread::spawn(|| {}));
+            drop(thread.join());
+        }
+        self.stats()
+    }
+}
+
+/// A server that is forgotten does not keep its port.
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn adopt(listener: std::net::TcpListener, driver: Driver) -> io::Result<TcpListener> {
+    // epoll needs it; under io_uring older kernels would return EAGAIN for it.
+    listener.set_nonblocking(driver == Driver::Epoll)?;
+    TcpListener::from_std(listener)
+}

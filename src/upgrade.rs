@@ -1,0 +1,354 @@
+//! The trait that a protocol implements, and what it is given: a request to judge, then a connection to speak on.
+
+use std::{borrow::Cow, fmt, net::SocketAddr};
+
+use crate::{
+    Error, Rejection, Upgraded,
+    http::{Framing, Head, Target},
+};
+
+/// A protocol that an HTTP/1.1 connection can be switched to.
+///
+/// ```
+/// use switchpoint::{Accept, Decision, Error, Request, Token, Upgrade, Upgraded};
+///
+/// struct Hello;
+///
+/// impl Upgrade for Hello {
+///     type Session = String;
+///
+///     fn token(&self) -> Token {
+///         Token::new("hello/1")
+///     }
+///
+///     fn negotiate(&self, request: &Request<'_>) -> Decision<String> {
+///         match request.field("x-name") {
+///             Some(name) => Decision::Accept(Accept::new(name.to_owned())),
+///             None => Decision::Decline,
+///         }
+///     }
+///
+///     async fn run(&self, name: String, connection: Upgraded) -> Result<(), Error> {
+///         connection.write_all(format!("Hello, {name}!\n").as_bytes()).await
+///     }
+/// }
+/// ```
+#[expect(async_fn_in_trait, reason = "a connection never leaves its core, so nothing has to be `Send`")]
+pub trait Upgrade: 'static {
+    /// What the handshake settled, as data: a subprotocol, an extension's parameters, a user.
+    type Session: 'static;
+
+    /// The name that the client asks for, with its version if it has one: `websocket`, `h2c`, `echo/1`.
+    fn token(&self) -> Token;
+
+    /// Which requests it takes: methods, body, early bytes. By default GET without either.
+    fn accepts(&self) -> Accepts {
+        Accepts::default()
+    }
+
+    /// May this client have it? Runs before the body is read and before [`negotiate`](Self::negotiate), under the
+    /// handshake's deadline; cookies and `Authorization` are at hand in the request.
+    ///
+    /// # Errors
+    /// The answer instead of the 101.
+    async fn authorize(&self, request: &Request<'_>) -> Result<(), Rejection> {
+        let _ = request;
+        Ok(())
+    }
+
+    /// Decides from the request alone. It neither waits nor writes: the answer is its result.
+    fn negotiate(&self, request: &Request<'_>) -> Decision<Self::Session>;
+
+    /// Speaks the protocol until one side is done. The 101 has been sent.
+    ///
+    /// On `Ok` the connection is half-closed, and the peer gets a moment to close its side.
+    ///
+    /// # Errors
+    /// Whatever ended it early; counted by [kind](Error::kind).
+    async fn run(&self, session: Self::Session, connection: Upgraded) -> Result<(), Error>;
+}
+
+/// What a handler makes of a request.
+#[derive(Debug)]
+pub enum Decision<S> {
+    /// Switch: the 101 is sent, then [`Upgrade::run`].
+    Accept(Accept<S>),
+    /// Not mine: the next offer or handler is asked; if none takes it the request is ordinary HTTP.
+    Decline,
+    /// Nobody's: answer with this.
+    Reject(Rejection),
+}
+
+impl<S> From<Result<Accept<S>, Rejection>> for Decision<S> {
+    fn from(result: Result<Accept<S>, Rejection>) -> Self {
+        match result {
+            Ok(accept) => Self::Accept(accept),
+            Err(rejection) => Self::Reject(rejection),
+        }
+    }
+}
+
+/// The settled session, and what the 101 says besides `Upgrade` and `Connection`.
+#[derive(Debug)]
+pub struct Accept<S> {
+    pub(crate) session: S,
+    pub(crate) fields: Vec<(&'static str, Cow<'static, str>)>,
+}
+
+impl<S> Accept<S> {
+    /// Switches, with nothing to add to the 101.
+    pub fn new(session: S) -> Self {
+        Self { session, fields: Vec::new() }
+    }
+
+    /// Adds a header field to the 101. A value that could split the answer, or a field that a 1xx may not carry,
+    /// turns the 101 into a 500: it is the handler's bug, never the peer's chance.
+    pub fn field(mut self, name: &'static str, value: impl Into<Cow<'static, str>>) -> Self {
+        self.fields.push((name, value.into()));
+        self
+    }
+}
+
+/// Which requests a handler takes; the engine sees to it before the handler is asked.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Accepts {
+    /// Methods, as they stand in `Allow` when another one is used.
+    pub methods: &'static [&'static str],
+    /// The longest request body, in bytes, that is read before the switch. With 0 a body is refused: what follows
+    /// the head would otherwise be taken for the new protocol.
+    pub body_max: usize,
+    /// What bytes behind the request mean.
+    pub early: EarlyBytes,
+}
+
+impl Default for Accepts {
+    fn default() -> Self {
+        Self { methods: &["GET"], body_max: 0, early: EarlyBytes::Refuse }
+    }
+}
+
+impl Accepts {
+    /// The methods it takes.
+    pub const fn methods(mut self, methods: &'static [&'static str]) -> Self {
+        self.methods = methods;
+        self
+    }
+
+    /// The longest request body it takes, in bytes.
+    pub const fn body_max(mut self, body_max: usize) -> Self {
+        self.body_max = body_max;
+        self
+    }
+
+    /// What bytes behind the request mean.
+    pub const fn early(mut self, early: EarlyBytes) -> Self {
+        self.early = early;
+        self
+    }
+}
+
+/// What bytes mean that arrive behind a request, before its 101 (RFC 9931).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EarlyBytes {
+    /// The protocol makes the client wait, so they are answered with 400 and the connection is closed.
+    #[default]
+    Refuse,
+    /// They are the new protocol's first bytes; [`Upgraded::unread`] has them.
+    Keep,
+}
+
+/// A protocol's name, with an optional version (RFC 9110 7.8).
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Token {
+    name: &'static str,
+    version: Option<&'static str>,
+}
+
+impl Token {
+    /// `name` or `name/version`.
+    ///
+    /// # Panics
+    /// If a part is not an RFC 9110 token; at compile time when used in a constant.
+    pub const fn new(text: &'static str) -> Self {
+        let bytes = text.as_bytes();
+        let mut slash = 0;
+        while slash < bytes.len() && bytes[slash] != b'/' {
+            slash += 1;
+        }
+        let (name, rest) = text.split_at(slash);
+        assert!(is_tchars(name), "a protocol's name is a token");
+        if rest.is_empty() {
+            return Self { name, version: None };
+        }
+        let version = rest.split_at(1).1;
+        assert!(is_tchars(version), "a protocol's version is a token");
+        Self { name, version: Some(version) }
+    }
+
+    /// The name, as it was registered.
+    pub const fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// The version, if one was registered.
+    pub const fn version(&self) -> Option<&'static str> {
+        self.version
+    }
+
+    /// Whether an item of the client's `Upgrade` list means this: the name in any case, the version as it stands.
+    pub fn is_offered_as(&self, item: &str) -> bool {
+        let (name, version) = match item.split_once('/') {
+            Some((name, version)) => (name, Some(version)),
+            None => (item, None),
+        };
+        self.name.eq_ignore_ascii_case(name) && self.version == version
+    }
+}
+
+const fn is_tchars(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let mut i = 0;
+    while i < bytes.len() {
+        let byte = bytes[i];
+        if !byte.is_ascii_alphanumeric() {
+            match byte {
+                b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`'
+                | b'|' | b'~' => {}
+                _ => return false,
+            }
+        }
+        i += 1;
+    }
+    !bytes.is_empty()
+}
+
+impl fmt::Display for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)?;
+        self.version.map_or(Ok(()), |version| write!(f, "/{version}"))
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Token({self})")
+    }
+}
+
+/// A request, borrowed from the bytes that arrived.
+#[derive(Debug)]
+pub struct Request<'a> {
+    pub(crate) head: Head<'a>,
+    pub(crate) body: &'a [u8],
+    pub(crate) peer: Option<SocketAddr>,
+    pub(crate) draining: bool,
+    /// The head as it arrived.
+    pub(crate) raw: &'a [u8],
+}
+
+impl<'a> Request<'a> {
+    /// The method, in upper case as the standard ones are.
+    pub fn method(&self) -> &'a str {
+        self.head.method
+    }
+
+    /// The path, as it was sent: not decoded, without the query.
+    pub fn path(&self) -> &'a str {
+        self.head.target.path()
+    }
+
+    /// What follows the `?`, as it was sent.
+    pub fn query(&self) -> Option<&'a str> {
+        self.head.target.query()
+    }
+
+    /// The first field of this name, in any case, if its value is text.
+    pub fn field(&self, name: &str) -> Option<&'a str> {
+        self.head.fields.text(name)
+    }
+
+    /// All field lines of this name, in their order; a value that is not text is left out.
+    pub fn fields(&self, name: &str) -> impl Iterator<Item = &'a str> {
+        self.head.fields.all(name).filter_map(|value| std::str::from_utf8(value).ok())
+    }
+
+    /// The items of a list that may be spread over several field lines, such as `Sec-WebSocket-Protocol`.
+    pub fn list(&self, name: &str) -> impl Iterator<Item = &'a str> {
+        self.head.fields.tokens(name)
+    }
+
+    /// A cookie's value, as it was sent (RFC 6265 4.2).
+    pub fn cookie(&self, name: &str) -> Option<&'a str> {
+        self.fields("cookie")
+            .flat_map(|line| line.split(';'))
+            .filter_map(|pair| pair.trim().split_once('='))
+            .find_map(|(key, value)| (key == name).then_some(value))
+    }
+
+    /// The scheme and the credentials of `Authorization` (RFC 9110 11.6.2).
+    pub fn authorization(&self) -> Option<(&'a str, &'a str)> {
+        let (scheme, credentials) = self.field("authorization")?.split_once(' ')?;
+        Some((scheme, credentials.trim_start()))
+    }
+
+    /// The host and port that the request is for: of an absolute-form target, else of `Host`.
+    pub fn authority(&self) -> Option<&'a str> {
+        self.head.authority()
+    }
+
+    /// The request's body, whole; empty where the handler takes none.
+    pub fn body(&self) -> &'a [u8] {
+        self.body
+    }
+
+    /// Who asks; `None` for a connection in memory.
+    pub fn peer(&self) -> Option<SocketAddr> {
+        self.peer
+    }
+
+    /// Whether the server is on its way out: a readiness check answers no.
+    pub fn is_draining(&self) -> bool {
+        self.draining
+    }
+
+    /// The head as it arrived, without its last blank line.
+    pub fn raw_head(&self) -> &'a [u8] {
+        self.raw.trim_ascii_end()
+    }
+
+    pub(crate) fn has_body(&self) -> bool {
+        !matches!(self.head.framing, Framing::None | Framing::Length(0))
+    }
+
+    pub(crate) fn is_options_asterisk(&self) -> bool {
+        matches!(self.head.target, Target::Asterisk)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_matches_in_any_case_and_a_version_as_it_stands() {
+        let plain = Token::new("websocket");
+        assert!(plain.is_offered_as("WebSocket"));
+        assert!(
+            !plain.is_offered_as("websocket/13"),
+            "a version that was not registered is another protocol"
+        );
+        let versioned = Token::new("Echo/1.b");
+        assert!(versioned.is_offered_as("echo/1.b"));
+        assert!(!versioned.is_offered_as("echo/1.B"));
+        assert!(!versioned.is_offered_as("echo"));
+        assert_eq!(versioned.to_string(), "Echo/1.b");
+    }
+
+    #[test]
+    fn a_token_cannot_split_a_header() {
+        for text in ["", "a b", "a\r\n", "/1", "a/", "a/b/c", "a,b"] {
+            assert!(std::panic::catch_unwind(|| Token::new(text)).is_err(), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! One core: what its connections share, and the ticker that looks after them all.
+
+use std::{
+    any::Any,
+    cell::{Cell, RefCell},
+    net::SocketAddr,
+    rc::Rc,
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU8, atomic::Ordering},
+    time::{Duration, Instant, SystemTime},
+};
+
+use monoio::net::TcpListener;
+
+use crate::{
+    Config, Registry, Stats, Stream,
+    buffer::Pool,
+    connection,
+    listener::{self, Listening},
+    metrics::Counters,
+    sessions::{Millis, Sessions},
+};
+
+/// A core's share of a server: its registry, its connections, its counters. Nothing in it is shared with another core.
+pub struct Worker {
+    pub(crate) config: Config,
+    pub(crate) registry: Registry,
+    pub(crate) sessions: Sessions,
+    pub(crate) counters: Counters,
+    pub(crate) pool: Pool,
+    pub(crate) connections_max: usize,
+    /// Connections that are being told that there is no room.
+    pub(crate) turned_away: Cell<usize>,
+    started: Instant,
+    now: Cell<Millis>,
+    date: RefCell<(u64, Rc<str>)>,
+    stage: Cell<Stage>,
+}
+
+/// How far the server's end has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    Serving,
+    /// Readiness fails, so that nobody sends us new clients; those who come are served.
+    Unready {
+        since: Millis,
+    },
+    /// Nothing is accepted, every session was told.
+    Closing {
+        since: Millis,
+    },
+    /// What was left has been cut.
+    Cut {
+        since: Millis,
+    },
+}
+
+impl Worker {
+    /// A core of its own, without listeners: what [`serve`](Self::serve) is given is all that it sees. For tests, and
+    /// for those who bring connections of their own; [`Server`](crate::Server) makes one for each thread.
+    pub fn new(config: Config, registry: Registry) -> Rc<Self> {
+        Rc::new(Self {
+            connections_max: config.connections_a_worker(),
+            config,
+            registry,
+            sessions: Sessions::default(),
+            counters: Counters::default(),
+            pool: Pool::default(),
+            turned_away: Cell::new(0),
+            started: Instant::now(),
+            now: Cell::new(0),
+            date: RefCell::new((0, Rc::from(""))),
+            stage: Cell::new(Stage::Serving),
+        })
+    }
+
+    /// Serves one connection until its handshake is over; the session that may follow is a task of its own.
+    pub fn serve(
+        self: &Rc<Self>,
+        stream: Stream,
+        peer: Option<SocketAddr>,
+    ) -> impl Future<Output = ()> + use<> {
+        connection::serve(self.sessions.track(stream, peer, self))
+    }
+
+    /// What was counted so far.
+    pub fn stats(&self) -> Stats {
+        self.counters.snapshot(self.sessions.len(), self.sessions.upgraded())
+    }
+
+    /// Moves the clock on and does what is due: deadlines, goodbyes, cuts. To be called about every
+    /// [`TICK`](Self::TICK); a server's workers do.
+    pub fn tick(&self) {
+        let now = self.started.elapsed().as_millis() as Millis;
+        self.now.set(now);
+        self.sessions.tick(now);
+    }
+
+    /// How coarse the deadlines are.
+    pub const TICK: Duration = Duration::from_millis(50);
+
+    /// Readiness fails from now on.
+    pub fn begin_drain(&self) {
+        if self.stage.get() == Stage::Serving {
+            self.stage.set(Stage::Unready { since: self.now() });
+        }
+    }
+
+    /// Tells every session that the end has come, in its protocol's words, spread over a part of the drain time that
+    /// grows with their number: a few are told at once, a crowd does not come back all in one moment.
+    pub fn say_goodbye(&self) {
+        let now = self.now();
+        self.stage.set(Stage::Closing { since: now });
+        let window = self.config.drain_time.as_millis() as Millis * 7 / 10;
+        self.sessions.say_goodbye(now, window.min(self.sessions.upgraded() as Millis * GOODBYE_EACH));
+    }
+
+    /// Ends every connection now.
+    pub fn cut_all(&self) {
+        self.stage.set(Stage::Cut { since: self.now() });
+        self.sessions.cut_all();
+    }
+
+    /// Milliseconds since the start, as of the last tick.
+    pub(crate) fn now(&self) -> Millis {
+        self.now.get()
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.stage.get() != Stage::Serving
+    }
+
+    /// Whether goodbyes are being said, so that no session may begin.
+    pub(crate) fn is_closing(&self) -> bool {
+        matches!(self.stage.get(), Stage::Closing { .. } | Stage::Cut { .. })
+    }
+
+    /// The `Date` of an answer, made once a second.
+    pub(crate) fn date(&self) -> Rc<str> {
+        let mut cached = self.date.borrow_mut();
+        let second = self.now() / 1000 + 1;
+        if cached.0 != second {
+            *cached = (second, Rc::from(httpdate::fmt_http_date(SystemTime::now())));
+        }
+        Rc::clone(&cached.1)
+    }
+
+    /// Serves `listeners` until the control says otherwise and the drain is over.
+    pub(crate) async fn run(self: Rc<Self>, listeners: Vec<TcpListener>, control: Arc<Control>) {
+        let listening: Vec<Listening> =
+            listeners.into_iter().map(|listener| listener::listen(Rc::clone(&self), listener)).collect();
+        loop {
+            monoio::time::sleep(Self::TICK).await;
+            self.tick();
+            let is_over = self.follow(&control, &listening);
+            control.publish(self.stats());
+            if is_over {
+                return;
+            }
+        }
+    }
+
+    /// Moves the drain on; `true` when it is over.
+    fn follow(&self, control: &Control, listening: &[Listening]) -> bool {
+        let command = control.command();
+        if command == Command::Stop && !matches!(self.stage.get(), Stage::Cut { .. }) {
+            listening.iter().for_each(Listening::stop);
+            self.cut_all();
+        }
+        let now = self.now();
+        let limit = |limit: Duration| limit.as_millis() as Millis;
+        match self.stage.get() {
+            Stage::Serving if command == Command::Drain => self.begin_drain(),
+            Stage::Serving => {}
+            Stage::Unready { since } => {
+                if now - since >= limit(self.config.drain_delay) {
+                    listening.iter().for_each(Listening::stop);
+                    self.say_goodbye();
+                }
+            }
+            Stage::Closing { since } => {
+                if now - since >= limit(self.config.drain_time) {
+                    self.cut_all();
+                }
+                return self.sessions.len() == 0;
+            }
+            Stage::Cut { since } => return self.sessions.len() == 0 || now - since >= CUT_TIME,
+        }
+        false
+    }
+}
+
+/// Milliseconds between two goodbyes, as long as the drain time allows.
+const GOODBYE_EACH: Millis = 5;
+/// How long the tasks of cut connections may take to notice, in milliseconds.
+const CUT_TIME: Millis = 1_000;
+
+impl std::fmt::Debug for Worker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Worker")
+            .field("registry", &self.registry)
+            .field("stage", &self.stage)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the main thread asks of a worker, and what the worker tells: read and written at each tick.
+#[derive(Debug, Default)]
+pub(crate) struct Control {
+    command: AtomicU8,
+    published: Mutex<Stats>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Command {
+    Serve,
+    Drain,
+    Stop,
+}
+
+impl Control {
+    pub(crate) fn give(&self, command: Command) {
+        self.command.fetch_max(command as u8, Ordering::Relaxed);
+    }
+
+    fn command(&self) -> Command {
+        match self.command.load(Ordering::Relaxed) {
+            0 => Command::Serve,
+            1 => Command::Drain,
+            _ => Command::Stop,
+        }
+    }
+
+    fn publish(&self, stats: Stats) {
+        *self.published.lock().unwrap_or_else(PoisonError::into_inner) = stats;
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        self.published.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// A panic's message, where it has one.
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}
