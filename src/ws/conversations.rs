@@ -5,11 +5,14 @@ use Opcode::{Binary, Close, Continuation, Ping, Pong, Text};
 
 /// What was heard, in words, and how it ended.
 #[derive(Debug, PartialEq)]
-struct Heard(Vec<String>, Option<Fault>);
+pub(super) struct Heard(pub(super) Vec<String>, pub(super) Option<Fault>);
 
 /// Keeps what is not consumed, as a connection does, and checks what `receive` promises.
 fn hear<'a>(role: Role, limits: Limits, pieces: impl IntoIterator<Item = &'a [u8]>) -> Heard {
-    let mut receiver = Receiver::new(role, limits);
+    hear_by(Receiver::new(role, limits), pieces)
+}
+
+pub(super) fn hear_by<'a>(mut receiver: Receiver, pieces: impl IntoIterator<Item = &'a [u8]>) -> Heard {
     let (mut buffer, mut events) = (Vec::new(), Vec::new());
     for piece in pieces {
         buffer.extend_from_slice(piece);
@@ -35,14 +38,18 @@ fn hear<'a>(role: Role, limits: Limits, pieces: impl IntoIterator<Item = &'a [u8
 
 /// Whole, a byte and two bytes at a time, and, unless that takes too long, cut at every byte.
 fn hear_in_many_ways(role: Role, limits: Limits, bytes: &[u8]) -> Heard {
-    let whole = hear(role, limits, [bytes]);
+    hear_by_many(&|| Receiver::new(role, limits), bytes)
+}
+
+pub(super) fn hear_by_many(receiver: &dyn Fn() -> Receiver, bytes: &[u8]) -> Heard {
+    let whole = hear_by(receiver(), [bytes]);
     for size in [1, 2, 1000] {
-        assert_eq!(hear(role, limits, bytes.chunks(size)), whole, "{size} at a time");
+        assert_eq!(hear_by(receiver(), bytes.chunks(size)), whole, "{size} at a time");
     }
     if bytes.len() < 1000 {
         for cut in 0..=bytes.len() {
             let (head, tail) = bytes.split_at(cut);
-            assert_eq!(hear(role, limits, [head, tail]), whole, "cut at {cut}");
+            assert_eq!(hear_by(receiver(), [head, tail]), whole, "cut at {cut}");
         }
     }
     whole
@@ -67,7 +74,7 @@ fn told(frames: &[Frame<'_>], limits: Limits) -> Heard {
     client
 }
 
-fn events(expected: &[Event<'_>]) -> Heard {
+pub(super) fn events(expected: &[Event<'_>]) -> Heard {
     Heard(expected.iter().map(|event| format!("{event:?}")).collect(), None)
 }
 
@@ -222,10 +229,10 @@ fn a_million_fragments_are_too_many() {
 }
 
 /// splitmix64: a seed is all that a run needs to be repeated.
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
-    fn below(&mut self, bound: usize) -> usize {
+    pub(super) fn below(&mut self, bound: usize) -> usize {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

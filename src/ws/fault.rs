@@ -6,7 +6,7 @@ use super::close::Code;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Fault {
-    /// RSV1 without an extension that uses it, or RSV2 or RSV3.
+    /// RSV1 without permessage-deflate, or where it has no meaning for it; or RSV2 or RSV3.
     #[error("a reserved bit is set that no extension gave a meaning (RFC 6455 5.2)")]
     ReservedBits,
     /// Opcode 3–7 or 11–15.
@@ -42,6 +42,9 @@ pub enum Fault {
     /// More bytes than `Limits::message_max`.
     #[error("a message is longer than we take (RFC 6455 10.4)")]
     MessageTooLong,
+    /// A compressed message that is not DEFLATE, or ends within a block.
+    #[error("a compressed message cannot be inflated (RFC 7692 7.2.2)")]
+    InvalidDeflate,
     /// Text that is not UTF-8.
     #[error("a text message is not UTF-8 (RFC 6455 8.1)")]
     TextNotUtf8,
@@ -60,7 +63,7 @@ impl Fault {
     /// What the peer is told.
     pub fn close_code(self) -> Code {
         match self {
-            Self::TextNotUtf8 | Self::CloseReasonNotUtf8 => Code::INVALID_PAYLOAD,
+            Self::InvalidDeflate | Self::TextNotUtf8 | Self::CloseReasonNotUtf8 => Code::INVALID_PAYLOAD,
             Self::MessageTooLong | Self::TooManyFragments => Code::MESSAGE_TOO_BIG,
             _ => Code::PROTOCOL_ERROR,
         }
@@ -81,6 +84,7 @@ impl Fault {
             Self::MessageInMessage => "message-in-message",
             Self::TooManyFragments => "too-many-fragments",
             Self::MessageTooLong => "message-too-long",
+            Self::InvalidDeflate => "invalid-deflate",
             Self::TextNotUtf8 => "text-not-utf8",
             Self::CloseCodeCut => "close-code-cut",
             Self::CloseCodeInvalid => "close-code-invalid",

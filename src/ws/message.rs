@@ -2,11 +2,15 @@
 //!
 //! Most messages are one frame that has arrived as a whole. They are unmasked where they lie and
 //! the event borrows them. Any other payload is taken as it arrives, so that a long message needs
-//! no long read buffer, and bad text fails at its first bad byte.
+//! no long read buffer, and bad text fails at its first bad byte. A compressed one is inflated on
+//! the way, and only what comes out of it counts.
 
-use std::ops::ControlFlow;
+use std::{ops::ControlFlow, rc::Rc};
 
-use super::{CloseFrame, Fault, Header, Limits, Opcode, Role, mask, utf8::Validator};
+use super::{
+    Agreed, CloseFrame, Contexts, Fault, Header, Limits, Opcode, Role, deflate::Decompressor, mask,
+    utf8::Validator,
+};
 
 /// What the bytes of one side meant so far.
 #[derive(Debug)]
@@ -16,10 +20,9 @@ pub struct Receiver {
     state: State,
     /// The message of which some frame has begun but the last has not ended.
     open: Option<Open>,
-    /// Where it is put together. Text is text as soon as it is here.
-    text: String,
-    binary: Vec<u8>,
-    validator: Validator,
+    assembly: Assembly,
+    /// For compressed messages, if they were agreed on.
+    decompressor: Option<Box<Decompressor>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -47,9 +50,18 @@ struct Rest {
 #[derive(Clone, Copy, Debug)]
 struct Open {
     is_text: bool,
-    /// Announced so far; never above `message_max`.
+    is_compressed: bool,
+    /// Announced so far; never above what `length_max` says.
     length: usize,
     fragments: usize,
+}
+
+/// Where a message is put together. Text is text as soon as it is here.
+#[derive(Debug, Default)]
+struct Assembly {
+    text: String,
+    binary: Vec<u8>,
+    validator: Validator,
 }
 
 /// What [`Receiver::receive`] made of its bytes.
@@ -71,7 +83,7 @@ pub struct Step {
 }
 
 /// Where an event lies.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
     /// In the bytes: a frame that is an event by itself, unmasked. Text is not validated yet.
     Frame {
@@ -113,10 +125,16 @@ impl Receiver {
             limits,
             state: State::Header,
             open: None,
-            text: String::new(),
-            binary: Vec::new(),
-            validator: Validator::default(),
+            assembly: Assembly::default(),
+            decompressor: None,
         }
+    }
+
+    /// The same where permessage-deflate was agreed on. `Limits::message_max` holds for what a
+    /// message is inflated to, while it is.
+    pub fn with_deflate(role: Role, limits: Limits, agreed: Agreed, contexts: &Rc<Contexts>) -> Self {
+        let decompressor = Decompressor::new(role, agreed, contexts);
+        Self { decompressor: Some(Box::new(decompressor)), ..Self::new(role, limits) }
     }
 
     /// Reads up to the first event. Call it again with what was not consumed, until there is no
@@ -162,7 +180,7 @@ impl Receiver {
             self.admit(&header)?;
             let start = at + size;
             let is_whole = header.length <= (bytes.len() - start) as u64;
-            let is_event = header.opcode.is_control() || (header.fin && self.open.is_none());
+            let is_event = header.opcode.is_control() || (header.fin && self.open.is_none() && !header.rsv1);
             if !(is_whole && is_event) {
                 if header.opcode.is_control() {
                     return Ok(Step { consumed: at, found: None });
@@ -204,6 +222,17 @@ impl Receiver {
         })
     }
 
+    /// After [`Found::Message`], instead of [`event`](Self::event): the message itself, if it is a
+    /// long one of bytes, whose memory would be given back anyway.
+    pub fn take_long(&mut self) -> Option<Vec<u8>> {
+        let is_text = self.open.is_none_or(|open| open.is_text);
+        if is_text || self.assembly.binary.len() <= CAPACITY_KEPT {
+            return None;
+        }
+        self.open = None;
+        Some(std::mem::take(&mut self.assembly.binary))
+    }
+
     /// Whether a message has begun that has not ended.
     pub fn in_message(&self) -> bool {
         self.open.is_some()
@@ -214,11 +243,19 @@ impl Receiver {
         matches!(self.state, State::Closed)
     }
 
+    /// What the message that is put together takes in memory.
+    #[cfg(all(test, feature = "deflate"))]
+    pub(super) fn capacity(&self) -> usize {
+        self.assembly.text.capacity() + self.assembly.binary.capacity()
+    }
+
     /// May this frame come now, and is there room for it? Changes nothing.
     #[inline]
     fn admit(&self, header: &Header) -> Result<(), Fault> {
-        // permessage-deflate will let it pass on the first frame of a message (RFC 7692 6).
-        if header.rsv1 {
+        // On the first frame of a message it says that all of it is compressed (RFC 7692 6).
+        if header.rsv1
+            && (self.decompressor.is_none() || !matches!(header.opcode, Opcode::Text | Opcode::Binary))
+        {
             return Err(Fault::ReservedBits);
         }
         match (self.role, header.mask) {
@@ -229,13 +266,13 @@ impl Receiver {
         if header.opcode.is_control() {
             return Ok(());
         }
-        let (length, fragments) = match (self.open, header.opcode) {
+        let (is_compressed, length, fragments) = match (self.open, header.opcode) {
             (None, Opcode::Continuation) => return Err(Fault::NothingToContinue),
-            (None, _) => (0, 0),
-            (Some(open), Opcode::Continuation) => (open.length, open.fragments),
+            (None, _) => (header.rsv1, 0, 0),
+            (Some(open), Opcode::Continuation) => (open.is_compressed, open.length, open.fragments),
             (Some(_), _) => return Err(Fault::MessageInMessage),
         };
-        if header.length > (self.limits.message_max - length) as u64 {
+        if header.length > (self.length_max(is_compressed) - length) as u64 {
             return Err(Fault::MessageTooLong);
         }
         if fragments >= self.limits.fragments_max {
@@ -244,12 +281,20 @@ impl Receiver {
         Ok(())
     }
 
+    /// The most bytes that a message may have on the wire. Compressing may make one longer, but not
+    /// twice as long; what is inflated is counted when it comes out.
+    #[inline]
+    fn length_max(&self, is_compressed: bool) -> usize {
+        let message_max = self.limits.message_max;
+        if is_compressed { message_max.saturating_mul(2).saturating_add(64) } else { message_max }
+    }
+
     /// Begins a data frame that was admitted.
     fn begin(&mut self, header: &Header) {
-        // It was admitted, so it is not longer than `message_max`, which is a `usize`.
+        // It was admitted, so it is not longer than `length_max` says, which is a `usize`.
         let length = header.length as usize;
-        let is_text = header.opcode == Opcode::Text;
-        let open = self.open.get_or_insert(Open { is_text, length: 0, fragments: 0 });
+        let (is_text, is_compressed) = (header.opcode == Opcode::Text, header.rsv1);
+        let open = self.open.get_or_insert(Open { is_text, is_compressed, length: 0, fragments: 0 });
         open.length += length;
         open.fragments += 1;
         let (fin, mask) = (header.fin, header.mask);
@@ -263,19 +308,15 @@ impl Receiver {
         if let Some(key) = rest.mask {
             mask::apply(piece, key, rest.taken);
         }
-        let is_text = self.open.is_some_and(|open| open.is_text);
+        let open = self.open.expect("a payload is taken only after `begin`");
         let is_last = rest.fin && size == rest.left;
-        if is_text {
-            let (length, more) = (self.text.len(), self.validator.pending() + size);
-            self.text.reserve_exact(room(length, self.text.capacity(), more));
-            self.validator.feed(piece, &mut self.text).map_err(|_| Fault::TextNotUtf8)?;
-            if is_last {
-                self.validator.finish().map_err(|_| Fault::TextNotUtf8)?;
-            }
+        if open.is_compressed {
+            self.inflate(open.is_text, piece, is_last)?;
         } else {
-            let (length, capacity) = (self.binary.len(), self.binary.capacity());
-            self.binary.reserve_exact(room(length, capacity, size));
-            self.binary.extend_from_slice(piece);
+            self.assembly.append(open.is_text, piece, self.limits.message_max)?;
+        }
+        if is_last {
+            self.assembly.finish()?;
         }
         self.state = if is_last {
             State::Delivered
@@ -287,14 +328,56 @@ impl Receiver {
         Ok(size)
     }
 
+    /// Takes a piece of a compressed message, and of what comes out as much as the message may have.
+    #[inline(never)] // it would make `step` slower for all who do not compress
+    fn inflate(&mut self, is_text: bool, piece: &[u8], is_last: bool) -> Result<(), Fault> {
+        let Self { assembly, decompressor, limits, .. } = self;
+        let decompressor = decompressor.as_mut().expect("`admit` has refused the message without it");
+        decompressor.inflate(piece, |inflated| {
+            let fits = inflated.len().min(limits.message_max - assembly.len());
+            assembly.append(is_text, &inflated[..fits], limits.message_max)?;
+            if fits < inflated.len() { Err(Fault::MessageTooLong) } else { Ok(()) }
+        })?;
+        if is_last { decompressor.finish() } else { Ok(()) }
+    }
+
     /// The message that has just ended.
     fn deliver(&mut self) -> Event<'_> {
         let is_text = self.open.take().is_some_and(|open| open.is_text);
-        if is_text { Event::Text(&self.text) } else { Event::Binary(&self.binary) }
+        if is_text { Event::Text(&self.assembly.text) } else { Event::Binary(&self.assembly.binary) }
     }
 
-    /// Forgets the message that was delivered. What was small is used again.
+    /// Forgets the message that was delivered.
     fn forget(&mut self) {
+        self.assembly.clear();
+        self.state = State::Header;
+    }
+}
+
+impl Assembly {
+    /// How much of the message is here.
+    fn len(&self) -> usize {
+        self.text.len() + self.validator.pending() + self.binary.len()
+    }
+
+    /// Takes a piece, with which the message is no longer than `max`.
+    fn append(&mut self, is_text: bool, piece: &[u8], max: usize) -> Result<(), Fault> {
+        if is_text {
+            let more = self.validator.pending() + piece.len();
+            self.text.reserve_exact(room(self.text.len(), self.text.capacity(), more, max));
+            return self.validator.feed(piece, &mut self.text).map_err(|_| Fault::TextNotUtf8);
+        }
+        self.binary.reserve_exact(room(self.binary.len(), self.binary.capacity(), piece.len(), max));
+        self.binary.extend_from_slice(piece);
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<(), Fault> {
+        self.validator.finish().map_err(|_| Fault::TextNotUtf8)
+    }
+
+    /// Makes room for the next. What was small is used again.
+    fn clear(&mut self) {
         self.text.clear();
         self.binary.clear();
         if self.text.capacity() > CAPACITY_KEPT {
@@ -303,18 +386,18 @@ impl Receiver {
         if self.binary.capacity() > CAPACITY_KEPT {
             self.binary = Vec::new();
         }
-        self.state = State::Header;
     }
 }
 
-/// What to reserve for `more` bytes that are here. Doubling would carry a message past
-/// [`CAPACITY_KEPT`] that fits in it, and then its buffer would not be kept.
-fn room(length: usize, capacity: usize, more: usize) -> usize {
+/// What to reserve for `more` bytes that are here. Doubling, but not past [`CAPACITY_KEPT`] for a
+/// message that fits in it, for then its buffer would not be kept; and not past `max` for any.
+fn room(length: usize, capacity: usize, more: usize, max: usize) -> usize {
     let needed = length + more;
-    if needed <= capacity || needed > CAPACITY_KEPT {
+    if needed <= capacity {
         return 0;
     }
-    needed.max(2 * capacity).min(CAPACITY_KEPT) - length
+    let enough = if needed <= CAPACITY_KEPT { CAPACITY_KEPT } else { max };
+    needed.max(enough.min(2 * capacity)) - length
 }
 
 const CAPACITY_KEPT: usize = 16 << 10;
@@ -357,7 +440,7 @@ mod tests {
         let received = receiver.receive(&mut bytes).unwrap();
         let Some(Event::Binary(event)) = received.event else { panic!("{received:?}") };
         assert_eq!((event.as_ptr(), event.len()), (payload, 1000));
-        assert_eq!(receiver.binary.capacity(), 0);
+        assert_eq!(receiver.assembly.binary.capacity(), 0);
     }
 
     #[test]
@@ -366,8 +449,8 @@ mod tests {
         let mut bytes = [0x82, 127, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 2, 3];
         let received = receiver.receive(&mut bytes).unwrap();
         assert_eq!(received, Received { consumed: 13, event: None });
-        assert_eq!(receiver.binary, [1, 2, 3]);
-        assert!(receiver.binary.capacity() < 64);
+        assert_eq!(receiver.assembly.binary, [1, 2, 3]);
+        assert!(receiver.assembly.binary.capacity() < 64);
     }
 
     #[test]
@@ -381,7 +464,7 @@ mod tests {
                 let received = receiver.receive(&mut bytes).unwrap();
                 assert!(received.event.is_some());
                 assert_eq!(receiver.receive(&mut []).unwrap().event, None);
-                let capacity = receiver.binary.capacity() + receiver.text.capacity();
+                let capacity = receiver.assembly.binary.capacity() + receiver.assembly.text.capacity();
                 if size > CAPACITY_KEPT {
                     assert_eq!(capacity, 0);
                 } else {

@@ -9,25 +9,38 @@
 //! | `message.rs` | 5.4–5.6 | frames to events: fragments, control frames, limits |
 //! | `utf8.rs` | 8.1 | text that arrives in pieces |
 //! | `close.rs` | 7 | what a close frame says |
+//! | `send.rs` | 5.6 | messages to frames, for one or for many |
+//! | `extension.rs` | RFC 7692 7.1 | permessage-deflate in the handshake |
+//! | `deflate.rs` | RFC 7692 7.2 | compressing and inflating messages |
+//! | `zlib.rs` | RFC 1951 | who does the work |
 //! | `fault.rs` | 7.1.7 | what a peer can get wrong, and what it is told |
 //!
 //! Randomness and time stay outside: the caller brings masking keys and keeps deadlines.
 
 mod accept;
 pub mod close;
+#[cfg(all(test, feature = "deflate"))]
+mod compressed_conversations;
 #[cfg(test)]
 mod conversations;
+mod deflate;
+pub mod extension;
 mod fault;
 pub mod frame;
 pub mod mask;
 mod message;
+mod send;
 mod utf8;
+mod zlib;
 
 pub use accept::{accept_key, is_key};
 pub use close::{CloseFrame, Code};
+pub use deflate::{Compressor, Contexts};
+pub use extension::{Agreed, Deflate};
 pub use fault::Fault;
 pub use frame::{Header, Opcode, write_frame};
 pub use message::{Event, Found, Received, Receiver, Step};
+pub use send::{Prepared, write_message};
 
 /// Which end of the connection we are. It decides who masks (5.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,260 @@
+//! The built program against servers that behave, and servers that do not.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    process::{Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use switchpoint::{Config, Registry, Server, Upgraded, protocols};
+
+fn serve(registry: impl Fn(usize) -> Registry + Send + Sync + 'static) -> (Server, SocketAddr) {
+    let listen = vec!["127.0.0.1:0".parse().unwrap()];
+    let config = Config { listen, threads: 1, ..Config::default() };
+    let server = Server::start(config, registry).unwrap();
+    let address = server.addresses()[0];
+    (server, address)
+}
+
+fn demonstration() -> (Server, SocketAddr) {
+    serve(|_| protocols::demonstration(Default::default()))
+}
+
+fn loadgen(line: &str) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_loadgen")).args(line.split(' ')).output().unwrap()
+}
+
+/// Runs it with `--json`: the exit code, and what it says, which has to add up.
+fn json(line: &str) -> (i32, Value) {
+    let output = loadgen(&format!("{line} --json"));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let value: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+    for ledger in ["messages", "warmup"] {
+        let number = |name: &str| value[ledger][name].as_u64().unwrap();
+        assert_eq!(number("sent"), number("answered") + number("errors") + number("unanswered"), "{text}");
+    }
+    (output.status.code().unwrap(), value)
+}
+
+fn kinds(value: &Value) -> Vec<(&str, u64)> {
+    let errors = value["errors"].as_array().unwrap();
+    errors.iter().map(|error| (error["kind"].as_str().unwrap(), error["count"].as_u64().unwrap())).collect()
+}
+
+#[test]
+fn every_reply_of_a_server_that_behaves_is_verified() {
+    let (_server, address) = demonstration();
+    for how in [
+        "ws -c 8",
+        "ws -c 8 --text --depth 16",
+        "echo -c 8",
+        "echo -c 3 --depth 7 -t 2 -s 1001",
+        "ws -c 2 -s 0",
+        "ws -c 2 -s 200KiB --depth 2",
+        // Far more than the sockets hold: each side has to read while the other is full.
+        "echo -c 2 -s 3MiB --depth 4",
+        "ws -c 4 --driver epoll",
+        "echo -c 4 --driver epoll -s 1MB --depth 4",
+    ] {
+        let (scenario, flags) = how.split_once(' ').unwrap();
+        let (code, value) = json(&format!("{scenario} ws://{address}/echo {flags} -d 300ms --warmup 50ms"));
+        assert_eq!((code, &value["good"]), (0, &Value::Bool(true)), "{how}: {value:#}");
+        assert!(value["messages"]["answered"].as_u64() > Some(0), "{how}");
+        assert_eq!(value["messages"]["answered"], value["latency_ns"]["count"], "{how}");
+        assert_eq!(value["connections"]["opened"], value["handshake_ns"]["count"], "{how}");
+    }
+}
+
+#[test]
+fn a_number_of_messages_is_kept_to_the_letter() {
+    let (_server, address) = demonstration();
+    for flags in ["-n 1 -c 5", "-n 1000 -c 7 -t 3 --depth 4", "-n 5000 -c 4 --warmup 100ms"] {
+        let (code, value) = json(&format!("ws ws://{address}/echo {flags}"));
+        assert_eq!(code, 0, "{flags}: {value:#}");
+        assert_eq!(value["messages"]["sent"], value["plan"]["requests"], "{flags}");
+    }
+}
+
+#[test]
+fn the_summary_names_what_was_run_and_the_verdict() {
+    let (_server, address) = demonstration();
+    let output = loadgen(&format!("ws http://{address}/echo -c 4 -d 200ms --warmup 0s --seed 7"));
+    let text = String::from_utf8(output.stdout).unwrap();
+    for part in [
+        "binary messages",
+        "4 connections",
+        "seed 7",
+        "GOOD: ",
+        "4 of 4 opened",
+        "p99.9",
+        "coordinated omission",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let output = loadgen(&format!("echo http://{address}/echo -c 4 -d 200ms --quiet"));
+    assert_eq!(String::from_utf8(output.stdout).unwrap().lines().count(), 1);
+}
+
+#[test]
+fn a_refusal_is_shown_with_the_servers_reason() {
+    let (_server, address) = demonstration();
+    for (line, reason) in [
+        (format!("ws ws://{address}/healthz"), "200 OK"),
+        (format!("ws ws://{address}/nowhere"), "404 Not Found: no-such-path ("),
+        (
+            format!("ws ws://{address}/echo -H Connection:close"),
+            "426 Upgrade Required: missing-connection-upgrade (",
+        ),
+        (format!("ws ws://{address}/echo -H Origin:http://elsewhere"), "403 Forbidden: origin-not-allowed ("),
+    ] {
+        let output = loadgen(&format!("{line} -c 3 -d 1s"));
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains(reason) && text.contains("FAILED: 3 connections failed"), "{text}");
+        assert!(!text.contains("NaN") && !text.contains("inf"), "{text}");
+    }
+}
+
+#[test]
+fn nobody_listening_is_an_error_with_a_hint() {
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    for driver in ["uring", "epoll"] {
+        let (code, value) = json(&format!("echo http://{address}/ -c 3 -d 1s --driver {driver}"));
+        assert_eq!(code, 1);
+        assert_eq!(kinds(&value), [("connect", 3)], "{value:#}");
+        assert!(value["errors"][0]["example"].as_str().unwrap().contains("nobody listens there"));
+        assert_eq!(value["latency_ns"]["p50"], Value::Null);
+    }
+}
+
+#[test]
+fn a_flipped_byte_is_an_error_each_time() {
+    let (_server, address) = serve(|_| {
+        Registry::new().on("echo", async |mut connection: Upgraded| {
+            let mut total = 0;
+            while connection.fill().await? {
+                let mut bytes = connection.unread().to_vec();
+                for byte in &mut bytes {
+                    // In every third message of 32 bytes.
+                    *byte ^= u8::from(total % 96 == 40);
+                    total += 1;
+                }
+                connection.write_all(&bytes).await?;
+                connection.consume(bytes.len());
+            }
+            Ok(())
+        })
+    });
+    let (code, value) = json(&format!("echo http://{address}/ -c 1 -n 300 -s 32 --depth 5"));
+    assert_eq!(code, 1);
+    assert_eq!(kinds(&value), [("wrong-content", 100)], "{value:#}");
+    assert!(value["errors"][0]["example"].as_str().unwrap().contains("byte 8"));
+    assert_eq!(
+        (value["messages"]["answered"].as_u64(), value["messages"]["errors"].as_u64()),
+        (Some(200), Some(100))
+    );
+}
+
+#[test]
+fn what_a_silent_server_owes_is_counted() {
+    let (_server, address) = serve(|_| {
+        Registry::new().on("echo", async |mut connection: Upgraded| {
+            while connection.fill().await? {
+                connection.consume(connection.unread().len());
+            }
+            Ok(())
+        })
+    });
+    for (flags, ledger) in [
+        ("--warmup 0s -d 100ms", "messages"),
+        ("--warmup 50ms -d 50ms", "warmup"),
+        ("-n 6 --timeout 100ms", "messages"),
+    ] {
+        let begun = Instant::now();
+        let (code, value) = json(&format!("echo http://{address}/ -c 3 --depth 2 {flags}"));
+        assert_eq!(code, 1);
+        assert_eq!(value[ledger]["unanswered"], 6, "{value:#}");
+        assert_eq!(value["connections"]["failed"], 0);
+        assert!(value["unanswered_oldest_ns"].as_u64() > Some(1_000_000_000));
+        assert!(begun.elapsed() < Duration::from_secs(3));
+    }
+}
+
+#[test]
+fn a_server_that_leaves_in_the_middle_is_not_forgiven() {
+    let (_server, address) = serve(|_| {
+        Registry::new().on("echo", async |mut connection: Upgraded| {
+            for _ in 0..10 {
+                connection.fill().await?;
+                connection.write_all(connection.unread()).await?;
+                connection.consume(connection.unread().len());
+            }
+            connection.fill().await?;
+            Ok(())
+        })
+    });
+    let (code, value) = json(&format!("echo http://{address}/ -c 3 -d 200ms --warmup 0s"));
+    assert_eq!(code, 1);
+    let messages = &value["messages"];
+    assert_eq!(
+        (messages["answered"].as_u64(), messages["unanswered"].as_u64()),
+        (Some(30), Some(3)),
+        "{value:#}"
+    );
+    assert_eq!(kinds(&value).iter().map(|(_, count)| count).sum::<u64>(), 3);
+}
+
+#[test]
+fn a_handshake_without_an_answer_has_a_limit() {
+    // The kernel takes the connections; nobody reads.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    for driver in ["uring", "epoll"] {
+        let (code, value) =
+            json(&format!("ws ws://{address}/ -c 70 -d 1s --timeout 100ms --driver {driver}"));
+        assert_eq!(code, 1);
+        assert_eq!(kinds(&value), [("handshake-timeout", 64), ("not-tried", 6)], "{value:#}");
+    }
+}
+
+#[test]
+fn an_interrupt_ends_the_run_with_its_summary() {
+    let (_server, address) = demonstration();
+    let url = format!("ws://{address}/echo");
+    let arguments = ["ws", &url, "-c", "2", "-d", "1h", "--warmup", "0s", "--json"];
+    let output = interrupted(&arguments, Duration::from_millis(400));
+    let value: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((output.status.code(), &value["interrupted"]), (Some(0), &Value::Bool(true)));
+    let measured = value["measured_s"].as_f64().unwrap();
+    assert!((0.1..0.6).contains(&measured), "{measured}");
+}
+
+#[test]
+fn an_interrupt_does_not_wait_for_a_handshake() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("ws://{}/", listener.local_addr().unwrap());
+    let begun = Instant::now();
+    let output = interrupted(&["ws", &url, "-c", "2", "--timeout", "1m"], Duration::from_millis(200));
+    assert_eq!(output.status.code(), Some(1));
+    assert!(begun.elapsed() < Duration::from_secs(2));
+}
+
+fn interrupted(arguments: &[&str], after: Duration) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_loadgen"));
+    let child = command.args(arguments).stdout(Stdio::piped()).spawn().unwrap();
+    thread::sleep(after);
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn arguments_that_make_no_sense_are_usage() {
+    for line in ["ws wss://127.0.0.1/", "ws localhost:80", "echo ws://h/ -s 0", "ws ws://h/ -c none"] {
+        let output = loadgen(line);
+        assert_eq!(output.status.code(), Some(2), "{line}");
+        assert!(!output.stderr.is_empty() && output.stdout.is_empty());
+    }
+}
