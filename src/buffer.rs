@@ -9,10 +9,7 @@
 //!          0          start             len     capacity
 //! ```
 
-use std::{
-    cell::{Cell, RefCell},
-    fmt, io,
-};
+use std::{cell::RefCell, fmt, io};
 
 use crate::stream::Stream;
 
@@ -56,27 +53,38 @@ impl ReadBuf {
         }
     }
 
+    /// Whether the bytes lie in a large buffer.
+    pub(crate) fn is_large(&self) -> bool {
+        self.small.is_some()
+    }
+
+    /// Takes the bytes out, with the place where the unread ones begin. Until [`put`](Self::put) nothing is unread.
+    pub(crate) fn take(&mut self) -> (Vec<u8>, usize) {
+        (std::mem::take(&mut self.data), std::mem::take(&mut self.start))
+    }
+
+    /// Puts back what was taken out; what lies before `start` has been dealt with.
+    pub(crate) fn put(&mut self, data: Vec<u8>, start: usize) {
+        debug_assert!(self.data.capacity() == 0 && start <= data.len());
+        self.data = data;
+        self.start = 0;
+        self.consume(start);
+    }
+
     /// Makes room for a read, without allocating as long as the small buffer will do.
-    fn make_room(&mut self, pool: &Pool, unread_max: usize) -> io::Result<()> {
+    fn make_room(&mut self, pool: &Pool) {
         self.shrink(pool);
         if self.start > 0 {
             self.data.drain(..self.start);
             self.start = 0;
         }
-        if self.data.len() >= unread_max {
-            return Err(io::Error::new(
-                io::ErrorKind::OutOfMemory,
-                "more is unread than the protocol's limit allows",
-            ));
-        }
         if self.data.len() == self.data.capacity() {
             if self.small.is_none() {
                 self.enlarge(pool);
             } else {
-                self.data.reserve(LARGE); // beyond a large one, and below `unread_max`
+                self.data.reserve(pool.size); // beyond a large one: the caller has a limit
             }
         }
-        Ok(())
     }
 
     /// Goes back to the small buffer if what is unread fits.
@@ -96,19 +104,12 @@ impl ReadBuf {
         self.small = Some(std::mem::replace(&mut self.data, large));
     }
 
-    /// Waits for more bytes; `Ok(0)` is the end. At most `unread_max` bytes are held: beyond it is an error.
+    /// Waits for more bytes; `Ok(0)` is the end. How many may be unread is for the caller to limit.
     ///
     /// The buffer goes in and comes out, because the kernel owns it meanwhile: dropping the future loses it with its
     /// bytes, so drop it only to close.
-    pub(crate) async fn fill(
-        mut self,
-        stream: &Stream,
-        pool: &Pool,
-        unread_max: usize,
-    ) -> (io::Result<usize>, Self) {
-        if let Err(error) = self.make_room(pool, unread_max) {
-            return (Err(error), self);
-        }
+    pub(crate) async fn fill(mut self, stream: &Stream, pool: &Pool) -> (io::Result<usize>, Self) {
+        self.make_room(pool);
         let before = self.data.len();
         let (result, data) = stream.read(std::mem::take(&mut self.data)).await;
         self.data = data;
@@ -134,34 +135,39 @@ impl fmt::Debug for ReadBuf {
 /// Fits most heads and small frames: 10,000 idle connections hold 5 MiB in all.
 const SMALL: usize = 512;
 
-/// A core's large buffers: the last one given back is the next one taken.
-#[derive(Debug, Default)]
+/// A core's large buffers of one size: the last one given back is the next one taken.
+#[derive(Debug)]
 pub(crate) struct Pool {
+    size: usize,
+    /// How many free ones are kept.
+    keep: usize,
     free: RefCell<Vec<Vec<u8>>>,
-    /// How many are out, for the test that they all come back.
-    out: Cell<usize>,
 }
 
 impl Pool {
-    pub(crate) fn take(&self) -> Vec<u8> {
-        self.out.set(self.out.get() + 1);
-        self.free.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(LARGE))
+    pub(crate) fn new(size: usize, keep: usize) -> Self {
+        Self { size, keep, free: RefCell::default() }
     }
 
+    pub(crate) fn take(&self) -> Vec<u8> {
+        self.free.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(self.size))
+    }
+
+    /// Takes a buffer back. One of another pool, or that has grown, is freed instead.
     pub(crate) fn give_back(&self, mut buffer: Vec<u8>) {
-        self.out.set(self.out.get().saturating_sub(1));
         let mut free = self.free.borrow_mut();
-        if free.len() < FREE_MAX && buffer.capacity() <= 2 * LARGE {
+        if free.len() < self.keep && buffer.capacity() == self.size {
             buffer.clear();
             free.push(buffer);
         }
     }
 }
 
-/// A large buffer: a burst of small messages, or several medium ones, in one read.
-pub(crate) const LARGE: usize = 64 * 1024;
-/// What a core keeps for the next burst: 1 MiB.
-const FREE_MAX: usize = 16;
+/// A large buffer for those who may wait with it in their hands: heads, byte streams, frames that are queued.
+pub(crate) const LARGE: usize = 64 << 10;
+/// The hot buffer of a core, for those who give it back before they wait: as much as a socket brings at once, and
+/// half of the cache that a core has for itself.
+pub(crate) const HOT: usize = 512 << 10;
 
 #[cfg(test)]
 mod tests {
@@ -180,11 +186,11 @@ mod tests {
             let sent: Vec<u8> = (0..40_000_u32).map(|i| i as u8).collect();
             assert_eq!(far.try_write(&sent).unwrap(), sent.len());
 
-            let pool = Pool::default();
+            let pool = Pool::new(LARGE, 1);
             let mut buf = ReadBuf::new();
             let mut got = Vec::new();
             while got.len() < sent.len() {
-                let (result, back) = buf.fill(&near, &pool, usize::MAX).await;
+                let (result, back) = buf.fill(&near, &pool).await;
                 buf = back;
                 assert!(result.unwrap() > 0);
                 // Leaves a few bytes behind each time, as a frame cut in two would.
@@ -198,26 +204,8 @@ mod tests {
             }
             assert_eq!(got, sent);
             buf.shrink(&pool);
-            assert_eq!(pool.out.get(), 0, "an idle connection holds no large buffer");
-        });
-    }
-
-    #[test]
-    fn more_than_the_limit_is_not_held() {
-        block_on(async {
-            let (near, far) = duplex::pair();
-            let near = Stream::from(near);
-            far.try_write(&[7; 60_000]).unwrap();
-            let pool = Pool::default();
-            let mut buf = ReadBuf::new();
-            let error = loop {
-                let (result, back) = buf.fill(&near, &pool, 1000).await;
-                buf = back;
-                if let Err(error) = result {
-                    break error;
-                }
-            };
-            assert_eq!(error.kind(), io::ErrorKind::OutOfMemory);
+            assert!(buf.small.is_none(), "an idle connection holds no large buffer");
+            assert_eq!(pool.free.borrow().len(), 1, "the one that was used is there for the next");
         });
     }
 }

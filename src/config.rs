@@ -15,7 +15,7 @@ pub struct Config {
     pub driver: Driver,
     /// What a request's head may cost; 16 KiB, 100 fields, a target of 8 KiB.
     pub head: http::Limits,
-    /// The longest body of an ordinary request that is read and dropped to keep its connection; 64 KiB.
+    /// The longest body of an ordinary request, which its resource sees whole; beyond is 413; 64 KiB.
     pub body_max: usize,
     /// From a request's first byte (or the accept) to its whole head, whatever the dribble; 10 s.
     pub head_time: Duration,
@@ -25,7 +25,7 @@ pub struct Config {
     pub keep_alive_time: Duration,
     /// How long a peer may take nothing of what we send; 30 s.
     pub write_time: Duration,
-    /// How long an upgraded peer may be silent, unless its protocol sees to that itself; 5 min.
+    /// How long an upgraded peer may be silent, unless its protocol says otherwise; 5 min.
     pub idle_time: Duration,
     /// How long a peer may take to close its side after we closed ours; 3 s.
     pub close_time: Duration,

@@ -12,8 +12,8 @@ use crate::{
     metrics::add,
     registry::{Accepted, Found, Handler},
     response,
-    sessions::{Interrupt, Link, Side, Tracked},
-    upgrade::{Accept, Decision, EarlyBytes},
+    sessions::{Interrupt, Link, NEVER, Side, Tracked},
+    upgrade::{Accept, Decision, EarlyBytes, Kept},
     upgraded::{Upgraded, write_all},
     worker::panic_message,
 };
@@ -90,7 +90,7 @@ async fn fill(
     buf: &mut ReadBuf,
     heeds_goodbye: bool,
 ) -> Result<Result<usize, Interrupt>, Error> {
-    let filling = std::mem::take(buf).fill(&link.stream, &link.worker.pool, usize::MAX);
+    let filling = std::mem::take(buf).fill(&link.stream, &link.worker.pool);
     match link.wait(Side::Read, heeds_goodbye, filling).await {
         Ok((result, back)) => {
             *buf = back;
@@ -111,6 +111,7 @@ enum Next {
 async fn answer(link: &Rc<Link>, buf: &mut ReadBuf, head_len: usize) -> Result<Next, Error> {
     let worker = &link.worker;
     link.within(Side::Read, worker.config.answer_time);
+    let kept = Kept::default();
     let raw = buf.unread()[..head_len].to_vec();
     buf.consume(head_len);
     let head = match Head::parse(&raw, &worker.config.head) {
@@ -120,7 +121,8 @@ async fn answer(link: &Rc<Link>, buf: &mut ReadBuf, head_len: usize) -> Result<N
             return Ok(Next::Close);
         }
     };
-    let request = Request { head, body: b"", peer: link.peer, draining: worker.is_draining(), raw: &raw };
+    let request =
+        Request { head, body: b"", peer: link.peer, draining: worker.is_draining(), raw: &raw, kept: &kept };
     let mut exchange = Exchange { link, buf, body: Body::new(&request), continued: false };
     if request.is_options_asterisk() {
         let options = Response::new(204).field("Allow", "GET, HEAD, OPTIONS");
@@ -134,7 +136,13 @@ async fn answer(link: &Rc<Link>, buf: &mut ReadBuf, head_len: usize) -> Result<N
         _ => Outcome::Ordinary,
     };
     match outcome {
-        Outcome::Switch(accepted) => exchange.switch(accepted).await,
+        Outcome::Switch(accepted) => {
+            if let Some(kept) = kept.take() {
+                // It is the first: a connection is switched once.
+                drop(link.kept.set(kept));
+            }
+            exchange.switch(accepted).await
+        }
         Outcome::Refused(rejection) => exchange.refuse(&request, rejection, &found).await,
         Outcome::Ordinary => match exchange.ordinary(&request, &found, asks).await? {
             Ok(response) => {
@@ -239,12 +247,12 @@ impl Exchange<'_> {
             Ok(Err(rejection)) => return Ok(Decision::Reject(rejection)),
             Err(_) => return Ok(Decision::Reject(Reason::AuthorizationTimeout.into())),
         }
-        // RFC 9110 7.8: who asks for both gets the 100 before the 101.
+        if let Err(rejection) = self.read_body(request, accepts.body_max).await? {
+            return Ok(Decision::Reject(rejection));
+        }
+        // RFC 9110 7.8: who asks for both gets the 100 before the 101, also where there is no body to continue with.
         if request.head.expects_continue {
             self.send_continue().await?;
-        }
-        if let Err(rejection) = self.read_body(accepts.body_max).await? {
-            return Ok(Decision::Reject(rejection));
         }
         if accepts.early == EarlyBytes::Refuse && !self.buf.unread().is_empty() {
             return Ok(Decision::Reject(Reason::EarlyBytes.into()));
@@ -268,8 +276,9 @@ impl Exchange<'_> {
         Ok(())
     }
 
-    /// Reads the body whole, if it was not yet: what follows it is somebody else's.
-    async fn read_body(&mut self, max: usize) -> Result<Result<(), Rejection>, Error> {
+    /// Reads the body whole, if it was not yet: what follows it is somebody else's. A body that is too long by its own
+    /// word is not even asked for.
+    async fn read_body(&mut self, request: &Request<'_>, max: usize) -> Result<Result<(), Rejection>, Error> {
         let Body::Unread(framing) = self.body else {
             let fits = self.body.bytes().len() <= max;
             return Ok(if fits {
@@ -282,6 +291,9 @@ impl Exchange<'_> {
             Ok(reader) => reader,
             Err(fault) => return Ok(Err(fault.into())),
         };
+        if request.head.expects_continue {
+            self.send_continue().await?;
+        }
         let mut body = Vec::new();
         loop {
             let progress = match reader.read(self.buf.unread(), &mut body) {
@@ -335,20 +347,12 @@ impl Exchange<'_> {
             return Ok(Err(Rejection::method_not_allowed("GET, HEAD, OPTIONS")));
         }
         if let Body::Unread(_) = self.body {
-            if request.head.expects_continue {
-                self.send_continue().await?;
-            }
-            if let Err(rejection) = self.read_body(self.link.worker.config.body_max).await? {
+            if let Err(rejection) = self.read_body(request, self.link.worker.config.body_max).await? {
                 return Ok(Err(rejection));
             }
         }
         let request = Request { body: self.body.bytes(), head: request.head.clone(), ..*request };
-        let response = resource(&request);
-        if !response.has_valid_fields() {
-            tracing::error!(path = request.path(), "a resource's field cannot stand in an answer");
-            return Ok(Err(Reason::Internal.into()));
-        }
-        Ok(Ok(response))
+        Ok(Ok(resource(&request)))
     }
 
     async fn refuse(
@@ -377,6 +381,12 @@ impl Exchange<'_> {
         offered: Option<String>,
     ) -> Result<Next, Error> {
         let worker = &self.link.worker;
+        // From here on the peer's reading is what is waited for, and that has a limit of its own.
+        self.link.deadline(Side::Read, NEVER);
+        if !response.has_valid_fields() {
+            tracing::error!(path = request.path(), "a handler's field cannot stand in an answer");
+            response = Rejection::from(Reason::Internal).to_response(false);
+        }
         let asked = request.list("upgrade").next().is_some() || request.method() == "CONNECT";
         // Who asked for a switch and sent on regardless may have meant another protocol: none of it is a request
         // (RFC 9931). After a refused CONNECT nothing is (its section on CONNECT).
@@ -385,8 +395,11 @@ impl Exchange<'_> {
             add(&worker.counters.refused_with_early_bytes, 1);
         }
         let body_is_read = !matches!(self.body, Body::Unread(_));
-        let is_final =
-            matches!(response.status, 400 | 408 | 413 | 500 | 503) || request.method() == "CONNECT";
+        // A proxy may have taken a refused upgrade for a made one, and relays from here on what it has not looked at.
+        let is_refused = response.status >= 400 && Asks::of(request) == Asks::Properly;
+        let is_final = is_refused
+            || matches!(response.status, 400 | 408 | 413 | 500 | 503)
+            || request.method() == "CONNECT";
         let keeps =
             request.head.keep_alive && body_is_read && !has_early_bytes && !is_final && !worker.is_draining();
         let connection = match (keeps, offered.is_some()) {
@@ -411,7 +424,6 @@ const METHODS: &[&str] = &["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "O
 /// Answers a request that could not be read.
 async fn refuse(link: &Link, rejection: &Rejection) -> Result<(), Error> {
     note_rejection(link, rejection, None);
-    link.forgive();
     let mut bytes = Vec::new();
     rejection.to_response(false).encode(&mut bytes, &link.worker.date(), Some("close"), false);
     write_all(link, &bytes).await
@@ -435,7 +447,9 @@ async fn session(tracked: Tracked, buf: ReadBuf, accepted: Accepted) {
     tracked.switched(accepted.token);
     counters.upgraded(accepted.token);
     tracing::debug!(id = link.id, peer = link.peer.map(tracing::field::display), token = %accepted.token, "switched");
-    link.deadline(Side::Read, crate::sessions::NEVER);
+    link.deadline(Side::Read, NEVER);
+    link.received.set(buf.unread().len() as u64);
+    link.sent.set(0);
 
     let upgraded = Upgraded::new(Rc::clone(&link), buf);
     let ended = catch(async move { (accepted.run)(upgraded).await }).await;
@@ -447,11 +461,16 @@ async fn session(tracked: Tracked, buf: ReadBuf, accepted: Accepted) {
             "panic"
         }
     };
-    if let Ok(Ok(()) | Err(Error::Closed)) = &ended {
+    match &ended {
+        _ if link.was_cut() => {} // counted when it was cut
+        Ok(Ok(()) | Err(Error::Closed)) => add(&counters.closed_clean, 1),
+        Ok(Err(Error::TimedOut)) => add(&counters.cut, 1),
+        _ => add(&counters.lost, 1),
+    }
+    link.end();
+    if !matches!(ended, Ok(Err(Error::Io(_) | Error::TimedOut))) && !link.was_cut() {
         linger(&link).await;
     }
-    let is_clean = matches!(ended, Ok(Ok(()) | Err(Error::Closed))) && !link.was_cut();
-    add(if is_clean { &counters.closed_clean } else { &counters.cut }, 1);
     counters.ended(if link.was_cut() { "cut" } else { kind });
     add(&counters.received, link.received.get());
     add(&counters.sent, link.sent.get());
@@ -485,14 +504,18 @@ fn report_panic(link: &Link, panic: &(dyn Any + Send)) {
 /// connection, and could destroy our last words on their way (RFC 9112 9.6).
 async fn linger(link: &Link) {
     link.stream.shutdown_write();
-    link.forgive();
-    link.within(Side::Read, link.worker.config.close_time);
+    link.deadline(Side::Read, NEVER);
+    link.within(Side::Close, link.worker.config.close_time);
     let mut buffer = Vec::with_capacity(LINGER_READ);
     let mut left = LINGER_MAX;
     loop {
         buffer.clear();
-        match link.wait(Side::Read, false, link.stream.read(buffer)).await {
+        match link.wait(Side::Close, false, link.stream.read(buffer)).await {
             Ok((Ok(count), back)) if count > 0 && count < left => {
+                link.spend(count);
+                if link.is_spent() {
+                    link.pass().await;
+                }
                 left -= count;
                 buffer = back;
             }

@@ -55,6 +55,9 @@ mod upgraded;
 mod worker;
 pub mod ws;
 
+/// The runtime, in the version that connections need; for timers and files in handlers.
+pub use monoio;
+
 pub use buffer::ReadBuf;
 pub use config::Config;
 pub use error::Error;
@@ -63,8 +66,16 @@ pub use registry::{Preference, Registry};
 pub use rejection::{Reason, Rejection};
 pub use response::Response;
 pub use runtime::{Driver, Runtime};
-pub use server::{Server, StartError};
+pub use server::{Handle, Server, StartError};
 pub use stream::{Stream, Tcp};
 pub use upgrade::{Accept, Accepts, Decision, EarlyBytes, Request, Token, Upgrade};
 pub use upgraded::{Reader, Upgraded, Writer};
-pub use worker::Worker;
+pub use worker::{Worker, spawn};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/protocols.md")]
+struct Protocols;

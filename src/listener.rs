@@ -1,15 +1,17 @@
 //! Sockets that listen: bound once so that a port in use is an error, then one for each worker.
+//!
+//! A worker waits until there is somebody, and then takes all who are there: one wait and one system call for each
+//! connection, where an accept operation for each would cost a wait as well.
 
 use std::{
     io,
-    net::SocketAddr,
-    os::fd::{AsRawFd, BorrowedFd},
+    net::{SocketAddr, TcpListener, TcpStream},
+    os::fd::{AsFd, OwnedFd},
     rc::Rc,
     time::Duration,
 };
 
-use monoio::net::TcpListener;
-use rustix::net::Shutdown;
+use rustix::net::{Shutdown, SocketFlags};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::{connection, metrics::add, worker::Worker};
@@ -17,10 +19,7 @@ use crate::{connection, metrics::add, worker::Worker};
 /// Binds `address` once for each of `workers`, so that the kernel spreads connections over them.
 ///
 /// The first socket is bound without SO_REUSEPORT: with it a second server would share the port without a word.
-pub(crate) fn bind(
-    address: SocketAddr,
-    workers: usize,
-) -> io::Result<(SocketAddr, Vec<std::net::TcpListener>)> {
+pub(crate) fn bind(address: SocketAddr, workers: usize) -> io::Result<(SocketAddr, Vec<TcpListener>)> {
     let first = socket(address)?;
     first.bind(&address.into())?;
     first.set_reuse_port(true)?;
@@ -41,6 +40,8 @@ pub(crate) fn bind(
 fn socket(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
+    // An accept must not wait: others may have been quicker.
+    socket.set_nonblocking(true)?;
     if address.is_ipv6() {
         // `[::]` and `0.0.0.0` can be listened on side by side.
         socket.set_only_v6(true)?;
@@ -56,41 +57,34 @@ const BACKLOG: i32 = 4096;
 pub(crate) struct Listening(Rc<TcpListener>);
 
 impl Listening {
-    /// Stops accepting. The pending accept is never dropped, which would leak a descriptor: it returns.
-    #[expect(unsafe_code, reason = "monoio names its descriptors only by number")]
-    pub(crate) fn stop(&self) {
-        // SAFETY: the listener owns the descriptor and outlives the borrow.
-        let fd = unsafe { BorrowedFd::borrow_raw(self.0.as_raw_fd()) };
+    /// Stops accepting; the task that waits for connections takes those that are there already, and ends.
+    pub(crate) fn stop(&self, worker: &Rc<Worker>) {
+        // Closing the socket would reset those who wait in its queue. An error is met again by the next accept.
+        let _ = take(worker, &self.0);
         // It fails only where it was stopped before.
-        let _ = rustix::net::shutdown(fd, Shutdown::Both);
+        let _ = rustix::net::shutdown(&*self.0, Shutdown::Both);
     }
 }
 
 /// Accepts connections in a task of its own.
-pub(crate) fn listen(worker: Rc<Worker>, listener: TcpListener) -> Listening {
+pub(crate) fn listen(worker: Rc<Worker>, listener: TcpListener) -> io::Result<Listening> {
+    // What waits for a stream to be readable waits for a listener, too; the runtime's own listener only accepts.
+    let readiness = monoio::net::TcpStream::from_std(TcpStream::from(OwnedFd::from(listener.try_clone()?)))?;
     let listener = Rc::new(listener);
-    monoio::spawn(accept(worker, Rc::clone(&listener)));
-    Listening(listener)
+    monoio::spawn(accept(worker, readiness, Rc::clone(&listener)));
+    Ok(Listening(listener))
 }
 
-async fn accept(worker: Rc<Worker>, listener: Rc<TcpListener>) {
+async fn accept(worker: Rc<Worker>, readiness: monoio::net::TcpStream, listener: Rc<TcpListener>) {
     let mut failures = 0_u64;
     loop {
-        match listener.accept().await {
-            Ok((stream, peer)) => {
-                failures = 0;
-                add(&worker.counters.accepted, 1);
-                // Frames are written whole; waiting for more of them only costs latency. A connection that is gone
-                // already fails here, and says so at its first read.
-                drop(stream.set_nodelay(true));
-                if worker.sessions.len() < worker.connections_max {
-                    monoio::spawn(worker.serve(stream.into(), Some(peer)));
-                } else if worker.turned_away.get() < TURNED_AWAY_MAX {
-                    monoio::spawn(turn_away(Rc::clone(&worker), stream, peer));
-                }
-            }
+        let taken = match readiness.readable(false).await {
+            Ok(()) => take(&worker, &listener),
+            Err(error) => Err(error),
+        };
+        match taken {
+            Ok(()) => failures = 0,
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => return, // stopped
-            Err(error) if is_the_clients(&error) => {}
             Err(error) => {
                 add(&worker.counters.accept_errors, 1);
                 if failures == 0 {
@@ -98,30 +92,61 @@ async fn accept(worker: Rc<Worker>, listener: Rc<TcpListener>) {
                 }
                 failures += 1;
                 monoio::time::sleep(BACK_OFF).await;
-                if worker.is_closing() {
-                    return;
-                }
             }
         }
     }
 }
 
-/// The client was gone before we took it: nothing is wrong with us (accept(2), "Error handling").
-fn is_the_clients(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted | io::ErrorKind::ConnectionReset
-    )
+/// Takes who is there, as many as do not keep the others waiting.
+fn take(worker: &Rc<Worker>, listener: &TcpListener) -> io::Result<()> {
+    let mut flags = SocketFlags::CLOEXEC;
+    if monoio::utils::is_legacy() {
+        flags |= SocketFlags::NONBLOCK; // io_uring waits by itself, and older kernels would not on such a socket
+    }
+    for _ in 0..BURST_MAX {
+        match rustix::net::acceptfrom_with(listener.as_fd(), flags) {
+            Ok((socket, peer)) => welcome(worker, socket, peer.and_then(|peer| peer.try_into().ok())),
+            Err(errno) => {
+                let error = io::Error::from(errno);
+                match error.kind() {
+                    io::ErrorKind::WouldBlock => return Ok(()),
+                    // The client was gone before we took it: nothing is wrong with us (accept(2), "Error handling").
+                    io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted => {}
+                    _ => return Err(error),
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
+fn welcome(worker: &Rc<Worker>, socket: OwnedFd, peer: Option<SocketAddr>) {
+    add(&worker.counters.accepted, 1);
+    let stream = TcpStream::from(socket);
+    // Frames are written whole; waiting for more of them only costs latency. A connection that is gone already fails
+    // here, and says so at its first read.
+    drop(stream.set_nodelay(true));
+    let stream = match monoio::net::TcpStream::from_std(stream) {
+        Ok(stream) => stream,
+        Err(error) => return tracing::warn!(%error, "a connection could not be taken"),
+    };
+    if worker.sessions.len() - worker.turned_away.get() < worker.connections_max {
+        crate::spawn(worker.serve(stream.into(), peer));
+    } else if worker.turned_away.get() < TURNED_AWAY_MAX {
+        crate::spawn(turn_away(Rc::clone(worker), stream, peer));
+    }
+}
+
+/// Connections that are taken at once, before those who are served have their turn.
+const BURST_MAX: usize = 64;
 /// Without descriptors an accept fails at once, again and again: 1.6 million times a second were measured.
 const BACK_OFF: Duration = Duration::from_millis(20);
 /// Beyond this the others are closed without a word.
 const TURNED_AWAY_MAX: usize = 64;
 
-async fn turn_away(worker: Rc<Worker>, stream: monoio::net::TcpStream, peer: SocketAddr) {
+async fn turn_away(worker: Rc<Worker>, stream: monoio::net::TcpStream, peer: Option<SocketAddr>) {
     worker.turned_away.set(worker.turned_away.get() + 1);
-    connection::turn_away(worker.sessions.track(stream.into(), Some(peer), &worker)).await;
+    connection::turn_away(worker.sessions.track(stream.into(), peer, &worker)).await;
     worker.turned_away.set(worker.turned_away.get() - 1);
 }
 

@@ -17,6 +17,7 @@ pub(crate) struct Counters {
     pub(crate) panics: Cell<u64>,
     pub(crate) closed_clean: Cell<u64>,
     pub(crate) cut: Cell<u64>,
+    pub(crate) lost: Cell<u64>,
     pub(crate) received: Cell<u64>,
     pub(crate) sent: Cell<u64>,
     upgrades: RefCell<BTreeMap<String, u64>>,
@@ -54,6 +55,7 @@ impl Counters {
             panics: self.panics.get(),
             closed_clean: self.closed_clean.get(),
             cut: self.cut.get(),
+            lost: self.lost.get(),
             received: self.received.get(),
             sent: self.sent.get(),
             upgrades: self.upgrades.borrow().clone(),
@@ -90,6 +92,8 @@ pub struct Stats {
     pub closed_clean: u64,
     /// Sessions that a deadline or the end of a drain has cut.
     pub cut: u64,
+    /// Sessions that a failed transport, a peer's fault or a handler's panic has ended.
+    pub lost: u64,
     /// Bytes received by sessions that have ended.
     pub received: u64,
     /// Bytes sent by sessions that have ended.
@@ -114,6 +118,7 @@ impl Stats {
         self.panics += other.panics;
         self.closed_clean += other.closed_clean;
         self.cut += other.cut;
+        self.lost += other.lost;
         self.received += other.received;
         self.sent += other.sent;
         for (mine, theirs) in [

@@ -133,8 +133,16 @@ impl Found {
         let takes = |handler: &Rc<dyn Handler>, offer: &str| handler.token().is_offered_as(offer);
         match self.preference {
             Preference::Client => {
-                let of = |offer| self.handlers.iter().filter(move |handler| takes(handler, offer));
-                offers.iter().flat_map(|offer| of(offer)).cloned().collect()
+                let mut asked: Vec<Rc<dyn Handler>> = Vec::new();
+                for offer in offers {
+                    for handler in self.handlers.iter().filter(|handler| takes(handler, offer)) {
+                        // A name that stands in the list twice is not asked for twice.
+                        if !asked.iter().any(|known| Rc::ptr_eq(known, handler)) {
+                            asked.push(Rc::clone(handler));
+                        }
+                    }
+                }
+                asked
             }
             Preference::Server => {
                 let is_offered =
@@ -253,6 +261,7 @@ mod tests {
         assert_eq!(tokens(&client), ["b/2", "b", "a"]);
         let server = registry().prefer(Preference::Server).find("/").offered(offers.split(", "));
         assert_eq!(tokens(&server), ["a", "b", "b/2"]);
+        assert_eq!(tokens(&registry().find("/").offered(["a", "A", "a"].into_iter())), ["a"]);
     }
 
     #[test]

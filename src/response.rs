@@ -38,7 +38,11 @@ impl Response {
     }
 
     /// Changes the status code.
+    ///
+    /// # Panics
+    /// If it is not that of a final answer, from 200 to 599.
     pub fn with_status(mut self, status: u16) -> Self {
+        assert!((200..600).contains(&status), "{status} is no final status");
         self.status = status;
         self
     }
@@ -64,12 +68,14 @@ impl Response {
         if let Some(connection) = connection {
             field_line(&mut head, "Connection", connection);
         }
-        if self.status != 204 {
+        // RFC 9110 6.4.1: these have no body, whatever was given to them.
+        let has_no_body = matches!(self.status, 204 | 304);
+        if !has_no_body {
             let _ = write!(head, "Content-Length: {}\r\n", self.body.len());
         }
         head.push_str("\r\n");
         out.extend_from_slice(head.as_bytes());
-        if !head_only {
+        if !head_only && !has_no_body {
             out.extend_from_slice(&self.body);
         }
     }
@@ -91,7 +97,16 @@ pub(crate) fn switching_protocols(token: Token, fields: &[(&'static str, Cow<'st
 
 /// A token for a name, no line break or other control character in the value, and not a field that only we may write.
 pub(crate) fn is_valid_field(name: &str, value: &str) -> bool {
-    let ours = ["connection", "content-length", "date", "keep-alive", "te", "trailer", "transfer-encoding"];
+    let ours = [
+        "connection",
+        "content-length",
+        "date",
+        "keep-alive",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    ];
     http::list::is_token(name)
         && !ours.iter().any(|our| our.eq_ignore_ascii_case(name))
         && value.bytes().all(|byte| byte == b'\t' || (byte >= b' ' && byte != 0x7f))
@@ -163,7 +178,8 @@ mod tests {
             Date: Sun, 22 Nov 2026 12:00:00 GMT\r\nConnection: close\r\nContent-Length: 5\r\n\r\n";
         assert_eq!(encoded(&response, false), format!("{expected}hello"));
         assert_eq!(encoded(&response, true), expected);
-        assert!(!encoded(&Response::new(204), false).contains("Content-Length"));
+        let nothing = encoded(&Response::text("not to be seen").with_status(204), false);
+        assert!(!nothing.contains("Content-Length") && nothing.ends_with("\r\n\r\n"));
     }
 
     #[test]

@@ -3,14 +3,15 @@
 use std::{
     io,
     net::SocketAddr,
+    panic,
+    rc::Rc,
     sync::{Arc, mpsc},
     thread::{self, JoinHandle},
 };
 
-use monoio::net::TcpListener;
-
 use crate::{
-    Config, Driver, Registry, Stats, Token, listener,
+    Config, Driver, Registry, Stats, Token,
+    listener::{self, Listening},
     runtime::driver_of,
     worker::{Command, Control, Worker},
 };
@@ -32,7 +33,42 @@ pub struct Server {
     addresses: Vec<SocketAddr>,
     driver: Driver,
     tokens: Vec<Token>,
-    workers: Vec<(JoinHandle<()>, Arc<Control>)>,
+    threads: Vec<JoinHandle<()>>,
+    handle: Handle,
+}
+
+/// What can be asked of a running server, from any thread.
+#[derive(Clone, Debug, Default)]
+pub struct Handle {
+    workers: Vec<Arc<Control>>,
+}
+
+impl Handle {
+    /// What all workers have counted, as of their last [tick](Worker::TICK).
+    pub fn stats(&self) -> Stats {
+        let mut sum = Stats::default();
+        for control in &self.workers {
+            sum.merge(&control.stats());
+        }
+        sum
+    }
+
+    /// Begins the drain: readiness fails, accepting stops, every session is told goodbye, and after the drain time
+    /// what is left is cut. [`Server::join`] returns when it is over.
+    pub fn drain(&self) {
+        self.give(Command::Drain);
+    }
+
+    /// Cuts everything at once.
+    pub fn stop(&self) {
+        self.give(Command::Stop);
+    }
+
+    fn give(&self, command: Command) {
+        for control in &self.workers {
+            control.give(command);
+        }
+    }
 }
 
 /// Why a server could not start.
@@ -73,7 +109,7 @@ impl Server {
     /// worker's number.
     ///
     /// # Errors
-    /// When an address cannot be bound or a runtime cannot be built; nothing is left running then.
+    /// When an address cannot be bound or a runtime cannot be built. Workers that have started are told to stop.
     pub fn start(
         config: Config,
         registry: impl Fn(usize) -> Registry + Send + Sync + 'static,
@@ -94,7 +130,13 @@ impl Server {
         }
         let cores = core_affinity::get_core_ids().filter(|cores| cores.len() >= count);
         let registry = Arc::new(registry);
-        let mut server = Self { addresses, driver: config.driver, tokens: Vec::new(), workers: Vec::new() };
+        let mut server = Self {
+            addresses,
+            driver: config.driver,
+            tokens: Vec::new(),
+            threads: Vec::new(),
+            handle: Handle::default(),
+        };
         for (index, listeners) in listeners.into_iter().enumerate() {
             let core = cores.as_ref().map(|cores| cores[index]);
             let (config, registry) = (config.clone(), Arc::clone(&registry));
@@ -107,28 +149,14 @@ impl Server {
                         // Where it is refused the worker runs all the same, only less evenly.
                         core_affinity::set_for_current(core);
                     }
-                    let built = config.driver.build();
-                    let mut runtime = match built {
-                        Ok(runtime) => runtime,
-                        Err(error) => return drop(started.send(Err(error))),
-                    };
-                    let worker = Worker::new(config, registry(index));
-                    let driver = driver_of(&runtime);
-                    let tokens = worker.registry.tokens();
-                    runtime.block_on(async move {
-                        let listeners: io::Result<Vec<_>> =
-                            listeners.into_iter().map(|listener| adopt(listener, driver)).collect();
-                        match listeners {
-                            Ok(listeners) => {
-                                drop(started.send(Ok((driver, tokens))));
-                                worker.run(listeners, control).await;
-                            }
-                            Err(error) => drop(started.send(Err(error))),
-                        }
-                    });
+                    let mut started = Some(started);
+                    while !run_worker(&config, || registry(index), &listeners, &control, &mut started) {
+                        tracing::error!(worker = index, "the worker lost its connections, and starts anew");
+                    }
                 }
             })?;
-            server.workers.push((thread, control));
+            server.threads.push(thread);
+            server.handle.workers.push(control);
             match starting.recv() {
                 Ok(Ok((driver, tokens))) => {
                     server.driver = driver;
@@ -159,7 +187,7 @@ impl Server {
 
     /// How many workers there are.
     pub fn workers(&self) -> usize {
-        self.workers.len()
+        self.threads.len()
     }
 
     /// What it speaks.
@@ -167,42 +195,35 @@ impl Server {
         &self.tokens
     }
 
-    /// What all workers have counted, as of their last [tick](Worker::TICK).
+    /// A handle that outlives the borrow of the server, for another thread.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// As [`Handle::stats`].
     pub fn stats(&self) -> Stats {
-        let mut sum = Stats::default();
-        for (_, control) in &self.workers {
-            sum.merge(&control.stats());
-        }
-        sum
+        self.handle.stats()
     }
 
-    /// Begins the drain: readiness fails, accepting stops, every session is told goodbye, and after the drain time
-    /// what is left is cut. [`join`](Self::join) returns when it is over.
+    /// As [`Handle::drain`].
     pub fn drain(&self) {
-        self.give(Command::Drain);
+        self.handle.drain();
     }
 
-    /// Cuts everything at once.
+    /// As [`Handle::stop`].
     pub fn stop(&self) {
-        self.give(Command::Stop);
-    }
-
-    fn give(&self, command: Command) {
-        for (_, control) in &self.workers {
-            control.give(command);
-        }
+        self.handle.stop();
     }
 
     /// Whether every worker has ended.
     pub fn is_over(&self) -> bool {
-        self.workers.iter().all(|(thread, _)| thread.is_finished())
+        self.threads.iter().all(JoinHandle::is_finished)
     }
 
     /// Waits until every worker has ended, and returns what they counted.
     pub fn join(mut self) -> Stats {
-        for (thread, _) in &mut self.workers {
+        for thread in self.threads.drain(..) {
             // A worker's panic was reported by its own thread; the others go on.
-            let thread = std::mem::replace(thread, thread::spawn(|| {}));
             drop(thread.join());
         }
         self.stats()
@@ -216,8 +237,48 @@ impl Drop for Server {
     }
 }
 
-fn adopt(listener: std::net::TcpListener, driver: Driver) -> io::Result<TcpListener> {
-    // epoll needs it; under io_uring older kernels would return EAGAIN for it.
-    listener.set_nonblocking(driver == Driver::Epoll)?;
-    TcpListener::from_std(listener)
+/// What a worker says about its start.
+type Started = mpsc::SyncSender<io::Result<(Driver, Vec<Token>)>>;
+
+/// Runs a worker to its end. `false`: a task of a handler that was not [guarded](crate::spawn) has panicked and taken the
+/// runtime with it; the listeners are still there for the next one.
+fn run_worker(
+    config: &Config,
+    registry: impl FnOnce() -> Registry,
+    listeners: &[std::net::TcpListener],
+    control: &Arc<Control>,
+    started: &mut Option<Started>,
+) -> bool {
+    let mut runtime = match config.driver.build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "a worker's runtime cannot be built");
+            started.take().map(|started| started.send(Err(error)));
+            return true;
+        }
+    };
+    let worker = Worker::new(config.clone(), registry());
+    let (driver, tokens) = (driver_of(&runtime), worker.registry.tokens());
+    let ended = panic::catch_unwind(panic::AssertUnwindSafe(|| {
+        runtime.block_on(async {
+            let listening: io::Result<Vec<Listening>> = listeners
+                .iter()
+                .map(|listener| listener::listen(Rc::clone(&worker), listener.try_clone()?))
+                .collect();
+            match listening {
+                Ok(listening) => {
+                    started.take().map(|started| started.send(Ok((driver, tokens))));
+                    Rc::clone(&worker).run(listening, Arc::clone(control)).await;
+                }
+                Err(error) => {
+                    started.take().map(|started| started.send(Err(error)));
+                }
+            }
+        });
+    }));
+    if ended.is_err() {
+        // Nobody is left to serve them, and their peers shall know.
+        worker.sessions.abort_all();
+    }
+    ended.is_ok()
 }

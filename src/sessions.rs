@@ -4,18 +4,20 @@
 //! is wrapped in [`Link::wait`], which also wakes for a passed deadline and for the goodbye of a drain.
 
 use std::{
-    cell::{Cell, RefCell},
+    any::Any,
+    cell::{Cell, OnceCell, RefCell},
     fmt,
     future::poll_fn,
     net::SocketAddr,
     pin::pin,
     rc::Rc,
     task::{Poll, Waker},
+    time::Duration,
 };
 
 use slab::Slab;
 
-use crate::{Stream, Token, worker::Worker};
+use crate::{Stream, Token, metrics::add, worker::Worker};
 
 /// Milliseconds since the core started. Coarse: it moves with the ticker.
 pub(crate) type Millis = u64;
@@ -30,34 +32,48 @@ pub(crate) struct Link {
     pub(crate) id: u64,
     pub(crate) peer: Option<SocketAddr>,
     pub(crate) since: Millis,
+    /// What the handshake has kept for the session.
+    pub(crate) kept: OnceCell<Box<dyn Any>>,
     /// The protocol, once it was switched.
     pub(crate) token: Cell<Option<Token>>,
     pub(crate) received: Cell<u64>,
     pub(crate) sent: Cell<u64>,
-    read_by: Cell<Millis>,
-    write_by: Cell<Millis>,
+    halves: [Half; 3],
     goodbye_at: Cell<Millis>,
-    /// When the ticker looks at it next: never later than the soonest of the three above.
+    /// When the ticker looks at it next: never later than the soonest of the deadlines.
     look_at: Cell<Millis>,
     slot: Cell<usize>,
-    expired: Cell<bool>,
+    /// A deadline has passed, and its task was woken to say so.
+    warned: Cell<bool>,
     goodbye: Cell<bool>,
     cut: Cell<bool>,
-    reader: Cell<Option<Waker>>,
-    writer: Cell<Option<Waker>>,
+    /// Its protocol is done: whoever still holds a part of it waits for nothing.
+    over: Cell<bool>,
+    /// What was done since the connection last had to wait.
+    spent: Cell<usize>,
 }
 
-/// Which half of a connection waits: each has a waker and a deadline.
+/// What waits on one side of a connection.
+struct Half {
+    by: Cell<Millis>,
+    waker: Cell<Option<Waker>>,
+}
+
+/// What a wait is for: each has a waker and a deadline of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
+    /// Bytes from the peer, or a decision about them.
     Read,
+    /// Room for bytes to the peer.
     Write,
+    /// The peer's end, after the protocol is done.
+    Close,
 }
 
 /// Why a wait ended before what it waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Interrupt {
-    /// Its deadline has passed.
+    /// Its deadline has passed, or the connection is over.
     Expired,
     /// The server drains.
     Goodbye,
@@ -72,16 +88,21 @@ impl Link {
         operation: impl Future<Output = T>,
     ) -> Result<T, Interrupt> {
         let mut operation = pin!(operation);
+        let mut has_waited = false;
         poll_fn(|cx| {
             if let Poll::Ready(output) = operation.as_mut().poll(cx) {
+                if has_waited {
+                    self.has_waited();
+                }
                 return Poll::Ready(Ok(output));
             }
-            if self.expired.get() {
+            if self.is_overdue(side) || (self.over.get() && side != Side::Close) {
                 return Poll::Ready(Err(Interrupt::Expired));
             }
             if heeds_goodbye && self.goodbye.get() {
                 return Poll::Ready(Err(Interrupt::Goodbye));
             }
+            has_waited = true;
             self.listen(side, cx.waker());
             Poll::Pending
         })
@@ -90,49 +111,37 @@ impl Link {
 
     /// Has `waker` woken when a deadline passes or the drain says goodbye.
     pub(crate) fn listen(&self, side: Side, waker: &Waker) {
-        let cell = match side {
-            Side::Read => &self.reader,
-            Side::Write => &self.writer,
-        };
+        let cell = &self.halves[side as usize].waker;
         let kept = cell.take().filter(|kept| kept.will_wake(waker));
         cell.set(Some(kept.unwrap_or_else(|| waker.clone())));
     }
 
     /// Sets the moment by which what `side` waits for has to have happened; [`NEVER`] for none.
     pub(crate) fn deadline(&self, side: Side, by: Millis) {
-        match side {
-            Side::Read => self.read_by.set(by),
-            Side::Write => self.write_by.set(by),
+        self.halves[side as usize].by.set(by);
+        if by > self.worker.now() {
+            self.warned.set(false);
         }
-        if by < self.look_at.get() {
+        if by < self.look_at.get() && !self.over.get() {
             self.look_at.set(by);
             self.worker.sessions.look(self.slot.get(), by);
         }
     }
 
     /// As [`deadline`](Self::deadline), counted from now.
-    pub(crate) fn within(&self, side: Side, limit: std::time::Duration) {
+    pub(crate) fn within(&self, side: Side, limit: Duration) {
         let millis = limit.as_millis().try_into().unwrap_or(NEVER);
         self.deadline(side, self.worker.now().saturating_add(millis));
     }
 
-    /// Whether a deadline has passed.
-    pub(crate) fn is_expired(&self) -> bool {
-        self.expired.get()
-    }
-
-    /// Whether it was the deadline of this side.
+    /// Whether what `side` waits for is too late, or was cut off.
     pub(crate) fn is_overdue(&self, side: Side) -> bool {
-        let by = match side {
-            Side::Read => self.read_by.get(),
-            Side::Write => self.write_by.get(),
-        };
-        by <= self.worker.now()
+        self.cut.get() || self.halves[side as usize].by.get() <= self.worker.now()
     }
 
-    /// Gives a connection whose deadline has passed the time to say so.
-    pub(crate) fn forgive(&self) {
-        self.expired.set(false);
+    /// What the handshake has kept, if it is a `T`.
+    pub(crate) fn kept<T: 'static>(&self) -> Option<&T> {
+        self.kept.get().and_then(|kept| kept.downcast_ref())
     }
 
     /// Whether the drain has asked for an end.
@@ -145,21 +154,56 @@ impl Link {
         self.cut.get()
     }
 
+    /// Ends it, whatever its protocol says.
     pub(crate) fn cut(&self) {
-        self.cut.set(true);
-        self.expired.set(true);
+        if !self.cut.replace(true) && self.token.get().is_some() && !self.over.get() {
+            add(&self.worker.counters.cut, 1);
+        }
         self.stream.abort();
         self.wake();
     }
 
+    /// Its protocol is done. Parts of it that somebody has kept wait for nothing any more.
+    pub(crate) fn end(&self) {
+        self.over.set(true);
+        for side in [Side::Read, Side::Write] {
+            self.halves[side as usize].by.set(NEVER);
+        }
+        self.wake();
+    }
+
+    /// Takes note of work done without having waited for it.
+    pub(crate) fn spend(&self, bytes: usize) {
+        self.spent.set(self.spent.get() + bytes + STEP_COST);
+    }
+
+    /// Takes note that the connection had to wait, so that others had their turn.
+    pub(crate) fn has_waited(&self) {
+        self.spent.set(0);
+    }
+
+    /// Whether it is somebody else's turn.
+    pub(crate) fn is_spent(&self) -> bool {
+        self.spent.get() >= TURN_MAX
+    }
+
+    /// Lets others have their turn: other connections, the ticker, the kernel. Completions and timers are only looked
+    /// at when no task is ready, so it has to be a wait for the kernel and not a mere wake-up.
+    pub(crate) async fn pass(&self) {
+        self.worker.turnstile().await;
+        self.spent.set(0);
+    }
+
     fn wake(&self) {
-        for waker in [self.reader.take(), self.writer.take()].into_iter().flatten() {
-            waker.wake();
+        for half in &self.halves {
+            if let Some(waker) = half.waker.take() {
+                waker.wake();
+            }
         }
     }
 
     fn soonest(&self) -> Millis {
-        self.read_by.get().min(self.write_by.get()).min(self.goodbye_at.get())
+        self.halves.iter().fold(self.goodbye_at.get(), |soonest, half| soonest.min(half.by.get()))
     }
 
     /// Does what is due, and tells when to look again.
@@ -173,16 +217,20 @@ impl Link {
         if due > now {
             return due;
         }
-        if self.expired.get() {
+        if self.warned.get() {
             // It was told, and has neither ended nor asked for more time: its task waits for something else.
             self.cut();
             return NEVER;
         }
-        self.expired.set(true);
+        self.warned.set(true);
         self.wake();
         now + GRACE
     }
 }
+
+/// What one connection may do before others have their turn, in bytes; each step counts for some, however small.
+const TURN_MAX: usize = 1 << 20;
+const STEP_COST: usize = 256;
 
 /// How long an expired connection may take to say why, in milliseconds.
 const GRACE: Millis = 2_000;
@@ -209,6 +257,11 @@ impl Tracked {
 impl Drop for Tracked {
     fn drop(&mut self) {
         let sessions = &self.0.worker.sessions;
+        self.0.end();
+        if Rc::strong_count(&self.0) > 2 {
+            // Beside the list and us somebody has kept a part of it; the peer shall not wait for that.
+            self.0.stream.abort();
+        }
         if self.0.token.get().is_some() {
             sessions.upgraded.set(sessions.upgraded.get() - 1);
         }
@@ -234,19 +287,19 @@ impl Sessions {
             id,
             peer,
             since: worker.now(),
+            kept: OnceCell::new(),
             token: Cell::new(None),
             received: Cell::new(0),
             sent: Cell::new(0),
-            read_by: Cell::new(NEVER),
-            write_by: Cell::new(NEVER),
+            halves: std::array::from_fn(|_| Half { by: Cell::new(NEVER), waker: Cell::new(None) }),
             goodbye_at: Cell::new(NEVER),
             look_at: Cell::new(NEVER),
             slot: Cell::new(0),
-            expired: Cell::new(false),
+            warned: Cell::new(false),
             goodbye: Cell::new(false),
             cut: Cell::new(false),
-            reader: Cell::new(None),
-            writer: Cell::new(None),
+            over: Cell::new(false),
+            spent: Cell::new(0),
         });
         link.slot.set(self.live.borrow_mut().insert((NEVER, Rc::clone(&link))));
         Tracked(link)
@@ -289,8 +342,9 @@ impl Sessions {
             // A connection without a protocol has nothing to say goodbye for; it ends as soon as it is idle.
             let wait = if link.token.get().is_some() { window * place as u64 / count } else { 0 };
             link.goodbye_at.set(now + wait);
-            link.look_at.set(now + wait);
-            self.look(link.slot.get(), now + wait);
+            let soonest = link.soonest();
+            link.look_at.set(soonest);
+            self.look(link.slot.get(), soonest);
         }
     }
 
@@ -298,6 +352,13 @@ impl Sessions {
     pub(crate) fn cut_all(&self) {
         for link in self.links() {
             link.cut();
+        }
+    }
+
+    /// Cuts the transports of all, and nothing else: for a core whose runtime is gone.
+    pub(crate) fn abort_all(&self) {
+        for link in self.links() {
+            link.stream.abort();
         }
     }
 

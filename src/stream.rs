@@ -6,12 +6,12 @@
 
 use std::{
     cell::UnsafeCell,
-    io,
+    io::{self, IoSlice},
     os::fd::{AsRawFd, BorrowedFd},
 };
 
 use monoio::{buf::SliceMut, io::AsyncReadRent, net::TcpStream};
-use rustix::net::{RecvFlags, SendFlags, Shutdown};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown};
 
 use crate::duplex::Duplex;
 
@@ -56,6 +56,29 @@ impl Stream {
                 Ok(rustix::net::send(tcp.fd(), bytes, flags)?)
             }
             Self::Memory(duplex) => duplex.try_write(bytes),
+        }
+    }
+
+    /// As [`try_write`](Self::try_write), from several places at once.
+    pub(crate) fn try_write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(tcp) => {
+                let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+                let mut nothing = SendAncillaryBuffer::default();
+                Ok(rustix::net::sendmsg(tcp.fd(), slices, &mut nothing, flags)?)
+            }
+            Self::Memory(duplex) => {
+                let mut sent = 0;
+                for slice in slices {
+                    match duplex.try_write(slice) {
+                        Ok(count) if count == slice.len() => sent += count,
+                        Ok(count) => return Ok(sent + count),
+                        Err(_) if sent > 0 => return Ok(sent), // met again by the next call
+                        Err(error) => return Err(error),
+                    }
+                }
+                Ok(sent)
+            }
         }
     }
 

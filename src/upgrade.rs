@@ -1,6 +1,6 @@
 //! The trait that a protocol implements, and what it is given: a request to judge, then a connection to speak on.
 
-use std::{borrow::Cow, fmt, net::SocketAddr};
+use std::{any::Any, borrow::Cow, cell::RefCell, fmt, net::SocketAddr};
 
 use crate::{
     Error, Rejection, Upgraded,
@@ -245,7 +245,11 @@ pub struct Request<'a> {
     pub(crate) draining: bool,
     /// The head as it arrived.
     pub(crate) raw: &'a [u8],
+    pub(crate) kept: &'a Kept,
 }
+
+/// What a handler keeps of a request for the session.
+pub(crate) type Kept = RefCell<Option<Box<dyn Any>>>;
 
 impl<'a> Request<'a> {
     /// The method, in upper case as the standard ones are.
@@ -305,6 +309,17 @@ impl<'a> Request<'a> {
     /// Who asks; `None` for a connection in memory.
     pub fn peer(&self) -> Option<SocketAddr> {
         self.peer
+    }
+
+    /// Keeps a value for the session, for instance the user whom [`authorize`](Upgrade::authorize) has found:
+    /// [`Upgraded::kept`] and a WebSocket's `kept` give it back. The last one counts.
+    pub fn keep<T: 'static>(&self, value: T) {
+        *self.kept.borrow_mut() = Some(Box::new(value));
+    }
+
+    /// Looks at what was kept, for instance in [`negotiate`](Upgrade::negotiate).
+    pub fn with_kept<T: 'static, R>(&self, look: impl FnOnce(Option<&T>) -> R) -> R {
+        look(self.kept.borrow().as_deref().and_then(<dyn Any>::downcast_ref))
     }
 
     /// Whether the server is on its way out: a readiness check answers no.

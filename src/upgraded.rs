@@ -59,18 +59,28 @@ impl Upgraded {
         self.writer.write_all(bytes).await
     }
 
+    /// What [`Request::keep`](crate::Request::keep) has kept, if it is a `T`.
+    pub fn kept<T: 'static>(&self) -> Option<&T> {
+        self.writer.link.kept()
+    }
+
+    /// Whether the server drains: that is then why [`fill`](Self::fill) has returned `false`.
+    pub fn is_draining(&self) -> bool {
+        self.writer.link.is_goodbye()
+    }
+
     /// Who is on the other side; `None` for a connection in memory.
     pub fn peer(&self) -> Option<SocketAddr> {
         self.writer.link.peer
     }
 
-    /// How long the peer may be silent; the default is the server's setting.
+    /// How long the peer may be silent; the default is the server's setting. [`Duration::MAX`] is for ever.
     pub fn idle_time(&mut self, limit: Duration) {
         self.reader.idle = limit;
     }
 
-    /// How many bytes may be unread at once, before [`fill`](Self::fill) fails: 64 KiB by default. It bounds what a
-    /// peer can make us hold that sends a line or a record without an end.
+    /// How many bytes may be left unread when more are asked for; beyond it [`fill`](Self::fill) fails: 64 KiB by
+    /// default. It bounds what a peer can make us hold that sends a line or a record without an end.
     pub fn unread_max(&mut self, bytes: usize) {
         self.reader.unread_max = bytes;
     }
@@ -118,28 +128,43 @@ impl Reader {
     /// several things at once keep it pinned, and poll it again.
     ///
     /// # Errors
-    /// [`Error::TimedOut`] when the peer was silent for the idle time, [`Error::Io`] when the connection failed or more
-    /// is unread than the limit.
+    /// [`Error::TimedOut`] when the peer was silent for the idle time, [`Error::Io`] when the connection failed,
+    /// [`Error::Peer`] when more is unread than the limit.
     pub async fn fill(&mut self) -> Result<bool, Error> {
         if self.lost {
             return Err(io::Error::other("an earlier `fill` was dropped, and bytes with it").into());
         }
         let link = &*self.link;
+        if self.unread().len() >= self.unread_max {
+            return Err(Error::peer("it sent more without an end than the protocol takes"));
+        }
+        if link.is_goodbye() {
+            return Ok(false);
+        }
+        if link.is_spent() {
+            link.pass().await;
+        }
         link.within(Side::Read, self.idle);
         self.lost = true;
+        // A drain takes the buffer back from nobody, so what is unread is kept beside it; as a rule that is nothing.
+        let kept = self.unread().to_vec();
         let buf = std::mem::take(&mut self.buf);
-        let filled =
-            link.wait(Side::Read, true, buf.fill(&link.stream, &link.worker.pool, self.unread_max)).await;
+        let filled = link.wait(Side::Read, true, buf.fill(&link.stream, &link.worker.pool)).await;
         link.deadline(Side::Read, NEVER);
         match filled {
             Ok((result, buf)) => {
                 self.buf = buf;
                 self.lost = false;
                 let count = result?;
+                link.spend(count);
                 link.received.set(link.received.get() + count as u64);
                 Ok(count > 0)
             }
-            Err(Interrupt::Goodbye) => Ok(false),
+            Err(Interrupt::Goodbye) => {
+                self.buf.put(kept, 0);
+                self.lost = false;
+                Ok(false)
+            }
             Err(Interrupt::Expired) => Err(Error::TimedOut),
         }
     }
@@ -171,6 +196,10 @@ pub(crate) async fn write_all(link: &Link, mut bytes: &[u8]) -> Result<(), Error
             Ok(count) => {
                 bytes = &bytes[count..];
                 link.sent.set(link.sent.get() + count as u64);
+                link.spend(count);
+                if link.is_spent() {
+                    link.pass().await;
+                }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 link.within(Side::Write, link.worker.config.write_time);

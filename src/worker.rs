@@ -2,21 +2,22 @@
 
 use std::{
     any::Any,
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     net::SocketAddr,
     rc::Rc,
     sync::{Arc, Mutex, PoisonError, atomic::AtomicU8, atomic::Ordering},
     time::{Duration, Instant, SystemTime},
 };
 
-use monoio::net::TcpListener;
+use monoio::net::UnixStream;
 
 use crate::{
     Config, Registry, Stats, Stream,
-    buffer::Pool,
+    buffer::{HOT, LARGE, Pool},
     connection,
-    listener::{self, Listening},
+    listener::Listening,
     metrics::Counters,
+    protocols::websocket::Batch,
     sessions::{Millis, Sessions},
 };
 
@@ -27,6 +28,9 @@ pub struct Worker {
     pub(crate) sessions: Sessions,
     pub(crate) counters: Counters,
     pub(crate) pool: Pool,
+    pub(crate) hot: Pool,
+    /// Empty batches of frames, to be used again.
+    pub(crate) batches: RefCell<Vec<Rc<Batch>>>,
     pub(crate) connections_max: usize,
     /// Connections that are being told that there is no room.
     pub(crate) turned_away: Cell<usize>,
@@ -34,6 +38,7 @@ pub struct Worker {
     now: Cell<Millis>,
     date: RefCell<(u64, Rc<str>)>,
     stage: Cell<Stage>,
+    turnstile: OnceCell<Option<(UnixStream, UnixStream)>>,
 }
 
 /// How far the server's end has come.
@@ -64,12 +69,15 @@ impl Worker {
             registry,
             sessions: Sessions::default(),
             counters: Counters::default(),
-            pool: Pool::default(),
+            pool: Pool::new(LARGE, 16),
+            hot: Pool::new(HOT, 2),
+            batches: RefCell::default(),
             turned_away: Cell::new(0),
             started: Instant::now(),
             now: Cell::new(0),
             date: RefCell::new((0, Rc::from(""))),
             stage: Cell::new(Stage::Serving),
+            turnstile: OnceCell::new(),
         })
     }
 
@@ -120,6 +128,17 @@ impl Worker {
         self.sessions.cut_all();
     }
 
+    /// Waits for the kernel, but for nothing in particular: a socket that always has room.
+    pub(crate) async fn turnstile(&self) {
+        let is_legacy = monoio::utils::is_legacy();
+        let sockets = self.turnstile.get_or_init(|| if is_legacy { None } else { UnixStream::pair().ok() });
+        match sockets {
+            Some((socket, _)) => drop(socket.writable(false).await),
+            // epoll says at once that there is room, without a look at anything else.
+            None => monoio::time::sleep(Duration::from_millis(1)).await,
+        }
+    }
+
     /// Milliseconds since the start, as of the last tick.
     pub(crate) fn now(&self) -> Millis {
         self.now.get()
@@ -144,10 +163,8 @@ impl Worker {
         Rc::clone(&cached.1)
     }
 
-    /// Serves `listeners` until the control says otherwise and the drain is over.
-    pub(crate) async fn run(self: Rc<Self>, listeners: Vec<TcpListener>, control: Arc<Control>) {
-        let listening: Vec<Listening> =
-            listeners.into_iter().map(|listener| listener::listen(Rc::clone(&self), listener)).collect();
+    /// Serves until the control says otherwise and the drain is over.
+    pub(crate) async fn run(self: Rc<Self>, listening: Vec<Listening>, control: Arc<Control>) {
         loop {
             monoio::time::sleep(Self::TICK).await;
             self.tick();
@@ -160,10 +177,10 @@ impl Worker {
     }
 
     /// Moves the drain on; `true` when it is over.
-    fn follow(&self, control: &Control, listening: &[Listening]) -> bool {
+    fn follow(self: &Rc<Self>, control: &Control, listening: &[Listening]) -> bool {
         let command = control.command();
         if command == Command::Stop && !matches!(self.stage.get(), Stage::Cut { .. }) {
-            listening.iter().for_each(Listening::stop);
+            listening.iter().for_each(|listening| listening.stop(self));
             self.cut_all();
         }
         let now = self.now();
@@ -173,7 +190,7 @@ impl Worker {
             Stage::Serving => {}
             Stage::Unready { since } => {
                 if now - since >= limit(self.config.drain_delay) {
-                    listening.iter().for_each(Listening::stop);
+                    listening.iter().for_each(|listening| listening.stop(self));
                     self.say_goodbye();
                 }
             }
@@ -237,6 +254,16 @@ impl Control {
     pub(crate) fn stats(&self) -> Stats {
         self.published.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+}
+
+/// Runs a task of its own on this core, beside the handler that starts it. A panic costs that task only, where one of
+/// [`monoio::spawn`]'s tasks would take the core with it.
+pub fn spawn(task: impl Future<Output = ()> + 'static) {
+    monoio::spawn(async move {
+        if let Err(panic) = connection::catch(task).await {
+            tracing::error!(message = panic_message(&*panic), "a task of a handler panicked");
+        }
+    });
 }
 
 /// A panic's message, where it has one.

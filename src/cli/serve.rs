@@ -1,7 +1,7 @@
 //! `switchpoint serve`: the server, until it is told to end.
 
 use std::{
-    io::{self, IsTerminal},
+    io::{self, IsTerminal, Write},
     net::{SocketAddr, ToSocketAddrs},
     process::ExitCode,
     sync::mpsc::{self, RecvTimeoutError},
@@ -132,19 +132,19 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
         Ok(server) => server,
         Err(error) => return fail(&error.to_string()),
     };
-    println!("{}", start_line(&server));
+    say(&start_line(&server));
 
     // The thread ends with the process; the channel cannot close before.
     let first = signals.recv().unwrap_or(SIGTERM);
     let before = server.stats();
     let begun = Instant::now();
-    println!(
+    server.drain();
+    say(&format!(
         "switchpoint: {} received, draining {} sessions within {}; a second signal ends it now",
         if first == SIGINT { "SIGINT" } else { "SIGTERM" },
         before.sessions,
         humantime::format_duration(arguments.drain_time)
-    );
-    server.drain();
+    ));
     while !server.is_over() {
         match signals.recv_timeout(Duration::from_millis(10)) {
             Ok(_) => server.stop(),
@@ -152,8 +152,13 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
             Err(RecvTimeoutError::Disconnected) => thread::sleep(Duration::from_millis(10)),
         }
     }
-    println!("{}", last_line(&before, &server.join(), begun.elapsed()));
+    say(&last_line(&before, &server.join(), begun.elapsed()));
     ExitCode::SUCCESS
+}
+
+/// Says something on standard output, if anybody still listens there.
+fn say(line: &str) {
+    drop(writeln!(io::stdout(), "{line}"));
 }
 
 fn fail(message: &str) -> ExitCode {
@@ -197,8 +202,12 @@ fn start_line(server: &Server) -> String {
 }
 
 fn last_line(before: &Stats, after: &Stats, time: Duration) -> String {
+    let lost = match after.lost - before.lost {
+        0 => String::new(),
+        lost => format!(", {lost} lost"),
+    };
     format!(
-        "switchpoint: drained in {:.1} s: {} closed cleanly, {} cut",
+        "switchpoint: drained in {:.1} s: {} closed cleanly, {} cut{lost}",
         time.as_secs_f64(),
         after.closed_clean - before.closed_clean,
         after.cut - before.cut

@@ -14,7 +14,8 @@ use std::{
 
 use super::{
     Session, Settings,
-    socket::{End, Inbound, Shared, Socket},
+    batch::Inbound,
+    socket::{End, Shared, Socket},
 };
 use crate::{
     Error, Upgraded,
@@ -39,7 +40,6 @@ where
     if let Some(greeting) = session.greeting {
         shared.push(Opcode::Text, greeting.as_bytes());
     }
-    shared.hand_over(inbound);
     let handler = pin!(handler(Socket::new(&shared)));
     let mut driver = Driver {
         link: &link,
@@ -47,89 +47,26 @@ where
         handler: Some(handler),
         result: None,
         room: None,
-        pinged: false,
+        turn: None,
+        is_reading: false,
+        is_pinged: false,
     };
-    let driven = drive(&mut driver).await;
-    shared.ends(End::Lost); // for senders that are kept elsewhere
-    link.deadline(Side::Read, NEVER);
-    link.deadline(Side::Write, NEVER);
-    match (driver.result.take(), driven) {
-        (Some(Err(Ended::Panic(panic))), _) => panic::resume_unwind(panic),
-        (Some(Err(Ended::Error(error @ Error::Peer(_)))), _) => Err(error),
-        (_, Err(error)) if !(shared.close_sent.get() && shared.close_received.get()) => Err(error),
-        (Some(Err(Ended::Error(error))), _) if !matches!(error, Error::Closed) => Err(error),
-        _ => Ok(()),
+    let driven = driver.drive(inbound).await;
+    shared.ends(End::Lost); // for the handler, and for senders that are kept elsewhere
+    driver.wind_up().await;
+    let ended = driver.result.take();
+    if let Some(Err(Ended::Panic(panic))) = ended {
+        panic::resume_unwind(panic);
     }
-}
-
-/// Goes on until the closing handshake is done, or the connection beyond hope.
-async fn drive<F>(driver: &mut Driver<'_, F>) -> Result<(), Error>
-where
-    F: Future<Output = Result<(), Error>>,
-{
-    let (link, shared) = (driver.link, driver.shared);
-    link.within(Side::Read, shared.settings.ping_after);
-    loop {
-        // The handler has the bytes, until it wants more.
-        let inbound = poll_fn(|cx| {
-            if let Err(error) = driver.round(cx) {
-                return Poll::Ready(Err(error));
-            }
-            match shared.reclaim() {
-                Some(inbound) => Poll::Ready(Ok(Some(inbound))),
-                None if driver.handler.is_none() => Poll::Ready(Ok(None)),
-                None => Poll::Pending,
-            }
-        });
-        let Some(mut inbound) = inbound.await? else {
-            // The handler is done, and has left its receiver with somebody who still holds it.
-            return driver.finish().await;
-        };
-        if shared.abandoned.get()
-            && shared.end.get().is_none()
-            && let Err(fault) = inbound.discard(shared)
-        {
-            let error = shared.fail(fault);
-            driver.finish().await?;
-            return Err(error);
-        }
-        if shared.end.get().is_some() {
-            return driver.finish().await;
-        }
-
-        let filling = std::mem::take(&mut inbound.buf).fill(&link.stream, &link.worker.pool, usize::MAX);
-        let mut filling = pin!(filling);
-        let filled = poll_fn(|cx| {
-            if let Poll::Ready(filled) = filling.as_mut().poll(cx) {
-                return Poll::Ready(Ok(filled));
-            }
-            match driver.round(cx) {
-                Ok(()) => Poll::Pending,
-                Err(error) => Poll::Ready(Err(error)),
-            }
-        });
-        let (result, buf) = filled.await?;
-        inbound.buf = buf;
-        match result {
-            Ok(count) if count > 0 => {
-                link.received.set(link.received.get() + count as u64);
-                driver.pinged = false;
-                if !shared.close_sent.get() {
-                    link.within(Side::Read, shared.settings.ping_after);
-                }
-                shared.hand_over(inbound);
-            }
-            Ok(_) => {
-                shared.ends(End::Lost);
-                driver.finish().await?;
-                return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
-            }
-            Err(error) => {
-                shared.ends(End::Lost);
-                driver.finish().await?;
-                return Err(error.into());
-            }
-        }
+    if let Some(End::Failed(fault)) = shared.end.get() {
+        return Err(Error::peer(fault));
+    }
+    if driven.is_err() && !(shared.close_sent.get() && shared.close_received.get()) {
+        return driven;
+    }
+    match ended {
+        Some(Err(Ended::Error(error))) if !matches!(error, Error::Closed) => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -141,8 +78,12 @@ struct Driver<'a, F> {
     result: Option<Result<(), Ended>>,
     /// The wait for room in the socket, while there is none.
     room: Option<LocalBoxFuture<'a, io::Result<()>>>,
+    /// The wait for our next turn, while it is somebody else's.
+    turn: Option<LocalBoxFuture<'a, ()>>,
+    /// The kernel has the buffer, so that a silent peer is silent.
+    is_reading: bool,
     /// A ping of ours is not answered yet.
-    pinged: bool,
+    is_pinged: bool,
 }
 
 enum Ended {
@@ -154,19 +95,115 @@ impl<F> Driver<'_, F>
 where
     F: Future<Output = Result<(), Error>>,
 {
+    /// Goes on until the closing handshake is done, or the connection beyond hope.
+    async fn drive(&mut self, mut inbound: Box<Inbound>) -> Result<(), Error> {
+        let (link, shared) = (self.link, self.shared);
+        link.within(Side::Read, shared.settings.ping_after);
+        loop {
+            // Pings and a close are seen to here; messages are the handler's, while there is one to hear them.
+            let has_message = loop {
+                match inbound.look(shared) {
+                    Ok(true) if shared.abandoned.get() => {
+                        if let Err(fault) = inbound.discard(shared) {
+                            drop(shared.fail(fault));
+                        }
+                    }
+                    Ok(has_message) => break has_message,
+                    Err(fault) => drop(shared.fail(fault)),
+                }
+                if shared.end.get().is_some() {
+                    break false;
+                }
+            };
+            if shared.end.get().is_some() {
+                return self.finish().await;
+            }
+            if has_message {
+                shared.hand_over(inbound);
+                let reclaimed = poll_fn(|cx| {
+                    if let Err(error) = self.round(cx) {
+                        return Poll::Ready(Err(error));
+                    }
+                    match shared.reclaim() {
+                        Some(inbound) => Poll::Ready(Ok(Some(inbound))),
+                        None if self.handler.is_none() => Poll::Ready(Ok(None)),
+                        None => Poll::Pending,
+                    }
+                });
+                match reclaimed.await? {
+                    Some(reclaimed) => inbound = reclaimed,
+                    // The handler is done, and has left its receiver with somebody who still holds it.
+                    None => return self.finish().await,
+                }
+                if shared.end.get().is_some() {
+                    return self.finish().await;
+                }
+                if shared.abandoned.get() {
+                    continue;
+                }
+            }
+
+            if !has_message {
+                // What was answered goes out also where the next read has its bytes at once.
+                poll_fn(|cx| Poll::Ready(self.round(cx))).await?;
+            }
+            if link.is_spent() {
+                link.pass().await;
+            }
+            let filling = std::mem::take(&mut inbound.buf).fill(&link.stream, &link.worker.hot);
+            let mut filling = pin!(filling);
+            self.is_reading = true;
+            let mut has_waited = false;
+            let filled = poll_fn(|cx| {
+                if let Poll::Ready(filled) = filling.as_mut().poll(cx) {
+                    return Poll::Ready(Ok(filled));
+                }
+                has_waited = true;
+                match self.round(cx) {
+                    Ok(()) => Poll::Pending,
+                    Err(error) => Poll::Ready(Err(error)),
+                }
+            });
+            let (result, buf) = filled.await?;
+            self.is_reading = false;
+            inbound.buf = buf;
+            let count = match result {
+                Ok(count) if count > 0 => count,
+                result => {
+                    shared.ends(End::Lost);
+                    self.finish().await?;
+                    return Err(result.err().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into()).into());
+                }
+            };
+            if has_waited {
+                link.has_waited();
+            }
+            link.spend(count);
+            link.received.set(link.received.get() + count as u64);
+            self.is_pinged = false;
+            if !shared.close_sent.get() {
+                link.within(Side::Read, shared.settings.ping_after);
+            }
+        }
+    }
+
     /// Lets the handler run as far as it can, and sends what it has queued.
     fn round(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
         self.link.listen(Side::Read, cx.waker());
-        self.shared.task.set(Some(cx.waker().clone()));
+        self.shared.driver_is(cx.waker());
         self.shared.is_running.set(true);
         let result = loop {
             if let Err(error) = self.heed() {
                 break Err(error);
             }
+            if !self.is_our_turn(cx) {
+                break self.flush(cx);
+            }
             self.poll_handler(cx);
             match self.flush(cx) {
                 // Who waited for room can go on at once.
                 Ok(()) if self.shared.wake_senders() => {}
+                Ok(()) if self.link.is_spent() && self.shared.has_senders() => {}
                 result => break result,
             }
         };
@@ -174,27 +211,44 @@ where
         result
     }
 
+    /// A handler that never has to wait would keep the core to itself.
+    fn is_our_turn(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.turn.is_none() && self.link.is_spent() {
+            self.turn = Some(Box::pin(self.link.pass()));
+        }
+        if let Some(turn) = &mut self.turn {
+            if turn.as_mut().poll(cx).is_pending() {
+                return false;
+            }
+            self.turn = None;
+            self.shared.wake_senders();
+        }
+        true
+    }
+
     /// Heeds passed deadlines and the server's drain.
     fn heed(&mut self) -> Result<(), Error> {
         let (link, shared) = (self.link, self.shared);
-        if link.is_expired() {
-            if link.was_cut()
-                || link.is_overdue(Side::Write)
-                || shared.close_sent.get()
-                || shared.end.get().is_some()
-            {
+        if link.is_overdue(Side::Write) {
+            return Err(Error::TimedOut);
+        }
+        if link.is_overdue(Side::Read) {
+            if shared.close_sent.get() || shared.end.get().is_some() {
                 return Err(Error::TimedOut);
             }
-            link.forgive();
-            if self.pinged {
+            if !self.is_reading {
+                // The handler has not looked yet at what is there: the silence is ours.
+                link.within(Side::Read, shared.settings.ping_after);
+            } else if self.is_pinged {
                 shared.close(Some(CloseFrame { code: Code::GOING_AWAY, reason: "no sign of life" }));
                 // Only what the socket takes at once: nobody is there to wait for.
-                drop(shared.out.borrow_mut().send(link));
+                drop(shared.queue.borrow_mut().send(link));
                 return Err(Error::TimedOut);
+            } else {
+                self.is_pinged = true;
+                shared.push(Opcode::Ping, b"");
+                link.within(Side::Read, shared.settings.pong_time);
             }
-            self.pinged = true;
-            shared.push(Opcode::Ping, b"");
-            link.within(Side::Read, shared.settings.pong_time);
         }
         if link.is_goodbye() && !shared.close_sent.get() {
             shared.close(Some(CloseFrame { code: Code::GOING_AWAY, reason: "the server is shutting down" }));
@@ -226,7 +280,7 @@ where
                 self.room = None;
                 result?;
             }
-            match self.shared.out.borrow_mut().send(link) {
+            match self.shared.queue.borrow_mut().send(link) {
                 Ok(()) => {
                     link.deadline(Side::Write, NEVER);
                     return Ok(());
@@ -251,5 +305,20 @@ where
             if self.handler.is_none() && is_sent { Poll::Ready(Ok(())) } else { Poll::Pending }
         })
         .await
+    }
+
+    /// Lets the handler see that the connection has ended, and clean up, within the close time.
+    async fn wind_up(&mut self) {
+        self.link.within(Side::Read, self.shared.settings.close_time);
+        poll_fn(|cx| {
+            self.link.listen(Side::Read, cx.waker());
+            self.shared.driver_is(cx.waker());
+            self.poll_handler(cx);
+            let is_over = self.handler.is_none() || self.link.is_overdue(Side::Read);
+            if is_over { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        self.link.deadline(Side::Write, NEVER);
+        self.link.deadline(Side::Read, NEVER);
     }
 }

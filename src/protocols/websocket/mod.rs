@@ -5,19 +5,25 @@
 //! | `mod.rs` | settings, and the handshake's rules (4.2) |
 //! | `origin.rs` | whose pages may connect (10.2) |
 //! | `socket.rs` | what a message handler sees |
+//! | `batch.rs` | what has arrived in a large buffer, read at once and lent to who sends it on |
+//! | `queue.rs` | frames that wait to be sent, some of them where they arrived |
 //! | `driver.rs` | the one task of a connection: reads, pings, writes, closes |
 
+mod batch;
 mod driver;
 mod origin;
+mod queue;
 mod socket;
 
 use std::{rc::Rc, time::Duration};
 
+pub(crate) use batch::Batch;
 pub use origin::Origins;
 pub use socket::{Message, Receiver, Sender, Socket};
 
 use crate::{
-    Accept, Decision, Error, Reason, Rejection, Request, Token, Upgrade, Upgraded, http, response, ws,
+    Accept, Decision, Error, Reason, Rejection, Request, Token, Upgrade, Upgraded, http,
+    registry::LocalBoxFuture, response, ws,
 };
 
 /// The `websocket` protocol, with a handler for its messages.
@@ -33,20 +39,23 @@ use crate::{
 ///     Ok(())
 /// }).subprotocols(&["chat.v2", "chat.v1"]));
 /// ```
-#[derive(Debug)]
 pub struct WebSocket<H> {
     handler: H,
+    admission: Option<Rc<Admission>>,
     settings: Rc<Settings>,
     subprotocols: &'static [&'static str],
     shows_handshake: bool,
 }
+
+type Admission = dyn for<'a> Fn(&'a Request<'a>) -> LocalBoxFuture<'a, Result<(), Rejection>>;
 
 /// What holds for each WebSocket of a handler.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The longest message and the most fragments that are taken: 1 MiB and 131,072; beyond is 1009.
     pub limits: ws::Limits,
-    /// Bytes that may wait to be sent before `send` waits, too; 64 KiB. One message may exceed it.
+    /// Bytes that may wait to be sent before `send` waits, too; 64 KiB. One message may exceed it, and so may messages
+    /// that are sent on as they arrived, by at most 512 KiB.
     pub queue_max: usize,
     /// A peer that was silent for so long is sent a ping; 30 s.
     pub ping_after: Duration,
@@ -78,7 +87,36 @@ where
     /// Runs `handler` for each WebSocket. When it returns, the connection is closed: with 1000 after `Ok`, with the
     /// fitting code after an error.
     pub fn new(handler: H) -> Self {
-        Self { handler, settings: Rc::default(), subprotocols: &[], shows_handshake: false }
+        Self { handler, admission: None, settings: Rc::default(), subprotocols: &[], shows_handshake: false }
+    }
+
+    /// Asks `admission` before each handshake whether this client may connect, and who it is:
+    /// [`Request::keep`] keeps what it finds, and [`Socket::kept`] gives it to the handler.
+    ///
+    /// ```
+    /// use switchpoint::{Rejection, Request, protocols::{WebSocket, websocket::Socket}};
+    ///
+    /// struct User(String);
+    ///
+    /// WebSocket::new(async |socket: Socket| {
+    ///     let name = socket.kept::<User>().map_or("nobody", |user| &user.0);
+    ///     socket.send(&format!("welcome, {name}")).await
+    /// })
+    /// .admit(async |request: &Request<'_>| match request.authorization() {
+    ///     Some(("Bearer", "a secret")) => Ok(request.keep(User("you".into()))),
+    ///     _ => Err(Rejection::unauthorized("Bearer")),
+    /// });
+    /// ```
+    pub fn admit<A>(mut self, admission: A) -> Self
+    where
+        A: for<'a> AsyncFn(&'a Request<'a>) -> Result<(), Rejection> + 'static,
+    {
+        let admission = Rc::new(admission);
+        self.admission = Some(Rc::new(move |request| {
+            let admission = Rc::clone(&admission);
+            Box::pin(async move { admission(request).await })
+        }));
+        self
     }
 
     /// Changes the settings.
@@ -91,7 +129,7 @@ where
     /// connection goes without (4.2.2): [`Socket::subprotocol`] tells.
     ///
     /// # Panics
-    /// If one is not a token, or not for others to choose.
+    /// If one is not a token.
     pub fn subprotocols(mut self, subprotocols: &'static [&'static str]) -> Self {
         assert!(subprotocols.iter().all(|name| http::list::is_token(name)), "a subprotocol is a token");
         self.subprotocols = subprotocols;
@@ -128,6 +166,13 @@ where
 
     fn token(&self) -> Token {
         const { Token::new("websocket") }
+    }
+
+    async fn authorize(&self, request: &Request<'_>) -> Result<(), Rejection> {
+        match &self.admission {
+            Some(admission) => admission(request).await,
+            None => Ok(()),
+        }
     }
 
     fn negotiate(&self, request: &Request<'_>) -> Decision<Session> {
@@ -176,10 +221,12 @@ impl<H> WebSocket<H> {
     /// The client's first choice among ours (4.2.2); never one that it did not offer.
     fn choose(&self, request: &Request<'_>) -> Result<Option<&'static str>, Rejection> {
         let mut chosen = None;
-        for (place, offer) in request.list("sec-websocket-protocol").enumerate() {
-            if place >= SUBPROTOCOLS_MAX || !http::list::is_token(offer) {
+        let mut seen = Vec::new();
+        for offer in request.list("sec-websocket-protocol") {
+            if seen.len() >= SUBPROTOCOLS_MAX || seen.contains(&offer) || !http::list::is_token(offer) {
                 return Err(Rejection::from(Reason::InvalidList).detail("It is `Sec-WebSocket-Protocol`."));
             }
+            seen.push(offer);
             let own = self.subprotocols.iter().chain(self.shows_handshake.then_some(&HANDSHAKE));
             chosen = chosen.or_else(|| own.copied().find(|name| *name == offer));
         }
@@ -196,9 +243,9 @@ const SUBPROTOCOLS_MAX: usize = 32;
 fn redacted(head: &[u8]) -> String {
     let head = String::from_utf8_lossy(head);
     let mut shown = String::with_capacity(head.len());
-    for line in head.lines() {
+    for (place, line) in head.lines().enumerate() {
         match line.split_once(':') {
-            Some((name, _)) if SECRET.iter().any(|secret| secret.eq_ignore_ascii_case(name)) => {
+            Some((name, _)) if place > 0 && !SHOWN.iter().any(|shown| shown.eq_ignore_ascii_case(name)) => {
                 shown.push_str(name);
                 shown.push_str(": [redacted]");
             }
@@ -209,7 +256,23 @@ fn redacted(head: &[u8]) -> String {
     shown
 }
 
-const SECRET: &[&str] = &["authorization", "cookie", "proxy-authorization"];
+/// The fields whose values are nobody's secret. A proxy may add others that are.
+const SHOWN: &[&str] = &[
+    "accept",
+    "accept-encoding",
+    "accept-language",
+    "cache-control",
+    "connection",
+    "host",
+    "origin",
+    "pragma",
+    "sec-websocket-extensions",
+    "sec-websocket-key",
+    "sec-websocket-protocol",
+    "sec-websocket-version",
+    "upgrade",
+    "user-agent",
+];
 
 #[cfg(test)]
 mod tests {
@@ -222,7 +285,14 @@ mod tests {
         let chat = WebSocket::new(async |_: Socket| Ok(())).subprotocols(&["v2", "v1"]).shows_handshake();
         let raw = format!("{head}\r\n");
         let head = http::Head::parse(raw.as_bytes(), &http::Limits::default()).unwrap();
-        chat.check(&Request { head, body: b"", peer: None, draining: false, raw: raw.as_bytes() })
+        chat.check(&Request {
+            head,
+            body: b"",
+            peer: None,
+            draining: false,
+            raw: raw.as_bytes(),
+            kept: &Default::default(),
+        })
     }
 
     fn reason(head: &str) -> &'static str {
@@ -251,7 +321,9 @@ mod tests {
         assert_eq!(reason(&format!("{GOOD}Sec-WebSocket-Version: 13\r\n")), "duplicate-version");
         assert_eq!(reason(&GOOD.replace(": 13", ": 12")), "unsupported-version");
         assert!(check(&GOOD.replace(": 13", ": 12")).unwrap_err().has_field("sec-websocket-version"));
-        assert_eq!(reason(&format!("{GOOD}Sec-WebSocket-Protocol: a b\r\n")), "invalid-list");
+        for list in ["a b", "a, a"] {
+            assert_eq!(reason(&format!("{GOOD}Sec-WebSocket-Protocol: {list}\r\n")), "invalid-list");
+        }
     }
 
     #[test]
@@ -264,7 +336,7 @@ mod tests {
     #[test]
     fn a_shown_handshake_keeps_its_secrets() {
         let head = format!(
-            "{GOOD}Sec-WebSocket-Protocol: switchpoint.handshake\r\nCookie: id=secret\r\nauthorization: Bearer secret\r\n"
+            "{GOOD}Sec-WebSocket-Protocol: switchpoint.handshake\r\nCookie: id=secret\r\nauthorization: Bearer secret\r\nX-Proxy: secret\r\n"
         );
         let greeting = check(&head).unwrap().session.greeting.unwrap();
         let shown: serde_json::Value = serde_json::from_str(&greeting).unwrap();
@@ -272,7 +344,7 @@ mod tests {
             shown["request"]
                 .as_str()
                 .unwrap()
-                .contains("Cookie: [redacted]\r\nauthorization: [redacted]\r\n")
+                .contains("Cookie: [redacted]\r\nauthorization: [redacted]\r\nX-Proxy: [redacted]\r\n")
         );
         assert!(
             shown["response"].as_str().unwrap().contains("Sec-WebSocket-Protocol: switchpoint.handshake\r\n")

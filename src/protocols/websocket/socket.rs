@@ -11,15 +11,17 @@ use std::{
     future::poll_fn,
     io,
     net::SocketAddr,
-    ops::ControlFlow,
-    rc::Rc,
+    rc::{Rc, Weak},
     task::{Poll, Waker},
 };
 
-use super::Settings;
+use super::{
+    Settings,
+    batch::{Batch, Inbound},
+    queue::Queue,
+};
 use crate::{
     Error,
-    buffer::ReadBuf,
     sessions::{Link, Side},
     ws::{self, CloseFrame, Code, Event, Opcode},
 };
@@ -35,7 +37,7 @@ impl Socket {
     pub(super) fn new(shared: &Rc<Shared>) -> Self {
         Self {
             receiver: Receiver { shared: Rc::clone(shared), inbound: None },
-            sender: Sender { shared: Rc::clone(shared) },
+            sender: Sender { shared: Rc::downgrade(shared) },
         }
     }
 
@@ -67,12 +69,17 @@ impl Socket {
 
     /// The subprotocol that was settled.
     pub fn subprotocol(&self) -> Option<&'static str> {
-        self.sender.shared.subprotocol
+        self.receiver.shared.subprotocol
+    }
+
+    /// What [`Request::keep`](crate::Request::keep) has kept, if it is a `T`.
+    pub fn kept<T: 'static>(&self) -> Option<&T> {
+        self.receiver.shared.link.kept()
     }
 
     /// Who is on the other side; `None` for a connection in memory.
     pub fn peer(&self) -> Option<SocketAddr> {
-        self.sender.shared.link.peer
+        self.receiver.shared.link.peer
     }
 }
 
@@ -166,7 +173,7 @@ impl Receiver {
                     Ok(inbound) => Some(inbound),
                     Err(End::Closed) => return Ok(None),
                     Err(End::Lost) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
-                    Err(End::Failed) => return Err(Error::Closed),
+                    Err(End::Failed(fault)) => return Err(Error::peer(fault)),
                 };
             }
             let inbound = self.inbound.as_mut().expect("it was just put there");
@@ -180,7 +187,7 @@ impl Receiver {
             }
         };
         let inbound = self.inbound.as_mut().expect("something was found in it");
-        match inbound.decoder.event(found, inbound.buf.unread()) {
+        match inbound.event(found, &self.shared) {
             Ok(Event::Text(text)) => Ok(Some(Message::Text(text))),
             Ok(Event::Binary(bytes)) => Ok(Some(Message::Binary(bytes))),
             Ok(Event::Close(frame)) => {
@@ -201,16 +208,17 @@ impl Receiver {
 impl Drop for Receiver {
     fn drop(&mut self) {
         self.shared.abandoned.set(true);
-        if let Some(inbound) = self.inbound.take() {
-            self.shared.hand_back(Some(inbound));
+        match self.inbound.take() {
+            Some(inbound) => self.shared.hand_back(Some(inbound)),
+            None => self.shared.call_driver(),
         }
     }
 }
 
-/// The direction to the peer. It can be cloned, and kept elsewhere than the handler.
+/// The direction to the peer. It can be cloned, and kept elsewhere than the handler; it does not keep the connection.
 #[derive(Clone, Debug)]
 pub struct Sender {
-    shared: Rc<Shared>,
+    shared: Weak<Shared>,
 }
 
 impl Sender {
@@ -220,8 +228,9 @@ impl Sender {
     /// [`Error::Closed`] once a close frame was sent or the connection has ended.
     pub async fn send<'m>(&self, message: impl Into<Message<'m>>) -> Result<(), Error> {
         let message = message.into();
-        poll_fn(|cx| self.shared.poll_room(cx.waker())).await?;
-        self.shared.push(message.opcode(), message.bytes());
+        let shared = self.shared.upgrade().ok_or(Error::Closed)?;
+        poll_fn(|cx| shared.poll_room(cx.waker())).await?;
+        shared.push_message(message.opcode(), message.bytes());
         Ok(())
     }
 
@@ -234,71 +243,28 @@ impl Sender {
     /// If the payload has more than 125 bytes (RFC 6455 5.5).
     pub async fn ping(&self, payload: &[u8]) -> Result<(), Error> {
         assert!(payload.len() <= ws::close::PAYLOAD_MAX, "a control frame has at most 125 bytes");
-        poll_fn(|cx| self.shared.poll_room(cx.waker())).await?;
-        self.shared.push(Opcode::Ping, payload);
+        let shared = self.shared.upgrade().ok_or(Error::Closed)?;
+        poll_fn(|cx| shared.poll_room(cx.waker())).await?;
+        shared.push(Opcode::Ping, payload);
         Ok(())
     }
 
     /// Begins the closing handshake; nothing can be sent after it. Messages that are on their way still arrive, until
     /// the peer has closed, too. A long reason is cut at 123 bytes.
     pub fn close(&self, code: Code, reason: &str) {
-        self.shared.close(Some(CloseFrame { code, reason }));
+        if let Some(shared) = self.shared.upgrade() {
+            shared.close(Some(CloseFrame { code, reason }));
+        }
     }
 
     /// Bytes that wait to be sent.
     pub fn queued(&self) -> usize {
-        self.shared.out.borrow().unsent()
+        self.shared.upgrade().map_or(0, |shared| shared.queue.borrow().unsent())
     }
 
     /// Whether a close frame was sent, or the connection has ended.
     pub fn is_closed(&self) -> bool {
-        self.shared.close_sent.get() || self.shared.end.get().is_some()
-    }
-}
-
-/// What has arrived, with the rules that read it.
-#[derive(Debug)]
-pub(super) struct Inbound {
-    pub(super) buf: ReadBuf,
-    pub(super) decoder: ws::Receiver,
-    /// What the last event took of the unread bytes.
-    taken: usize,
-}
-
-impl Inbound {
-    pub(super) fn new(buf: ReadBuf, limits: ws::Limits) -> Box<Self> {
-        Box::new(Self { buf, decoder: ws::Receiver::new(ws::Role::Server, limits), taken: 0 })
-    }
-
-    /// Reads up to the next message or close; answers pings on the way.
-    fn step(&mut self, shared: &Shared) -> Result<Option<ws::Found>, ws::Fault> {
-        self.buf.consume(std::mem::take(&mut self.taken));
-        let step = self.decoder.step(self.buf.unread_mut(), |event| {
-            if let Event::Ping(payload) = event {
-                shared.pong(payload);
-            }
-            ControlFlow::Continue(())
-        })?;
-        match step.found {
-            Some(found) => {
-                self.taken = step.consumed;
-                Ok(Some(found))
-            }
-            None => {
-                self.buf.consume(step.consumed);
-                Ok(None)
-            }
-        }
-    }
-
-    /// Reads to the end without anybody to hear the messages.
-    pub(super) fn discard(&mut self, shared: &Shared) -> Result<(), ws::Fault> {
-        while let Some(found) = self.step(shared)? {
-            if let Event::Close(frame) = self.decoder.event(found, self.buf.unread())? {
-                shared.peer_closes(frame);
-            }
-        }
-        Ok(())
+        self.shared.upgrade().is_none_or(|shared| shared.close_sent.get() || shared.end.get().is_some())
     }
 }
 
@@ -309,8 +275,8 @@ pub(super) enum End {
     Closed,
     /// The connection ended without one.
     Lost,
-    /// We have failed the connection.
-    Failed,
+    /// The peer broke a rule, and we have failed the connection.
+    Failed(ws::Fault),
 }
 
 /// What the handler's halves and the driver have in common.
@@ -325,13 +291,16 @@ pub(super) struct Shared {
     pub(super) abandoned: Cell<bool>,
     pub(super) end: Cell<Option<End>>,
     peer_code: Cell<Option<Code>>,
-    pub(super) out: RefCell<Out>,
+    pub(super) queue: RefCell<Queue>,
+    /// What the handler's messages are borrowed from, so that it can be sent without a copy.
+    pub(super) lent: RefCell<Option<Rc<Batch>>>,
+    pub(super) lent_message: RefCell<Option<Rc<Batch>>>,
     pub(super) close_sent: Cell<bool>,
     pub(super) close_received: Cell<bool>,
     receiving: Cell<Option<Waker>>,
     sending: RefCell<Vec<Waker>>,
     /// The driver's task, and whether it is the one that runs.
-    pub(super) task: Cell<Option<Waker>>,
+    task: Cell<Option<Waker>>,
     pub(super) is_running: Cell<bool>,
 }
 
@@ -346,7 +315,9 @@ impl Shared {
             abandoned: Cell::new(false),
             end: Cell::new(None),
             peer_code: Cell::new(None),
-            out: RefCell::default(),
+            queue: RefCell::default(),
+            lent: RefCell::default(),
+            lent_message: RefCell::default(),
             close_sent: Cell::new(false),
             close_received: Cell::new(false),
             receiving: Cell::new(None),
@@ -413,6 +384,16 @@ impl Shared {
         self.task.set(task);
     }
 
+    /// Whose task runs the driver.
+    pub(super) fn driver_is(&self, waker: &Waker) {
+        keep(&self.task, waker);
+    }
+
+    /// Whether somebody waits to send.
+    pub(super) fn has_senders(&self) -> bool {
+        !self.sending.borrow().is_empty()
+    }
+
     fn call_driver(&self) {
         if !self.is_running.get()
             && let Some(task) = self.task.take()
@@ -428,19 +409,23 @@ impl Shared {
         if self.close_sent.get() || self.end.get().is_some() {
             return Poll::Ready(Err(Error::Closed));
         }
-        if self.out.borrow().unsent() <= self.settings.queue_max {
+        // The driver sends what is queued, and gives others their turn.
+        if self.queue.borrow().has_room(self.settings.queue_max) && !self.link.is_spent() {
             return Poll::Ready(Ok(()));
         }
         let mut sending = self.sending.borrow_mut();
         if !sending.iter().any(|kept| kept.will_wake(waker)) {
             sending.push(waker.clone());
         }
+        drop(sending);
+        self.call_driver();
         Poll::Pending
     }
 
     /// Wakes those who wait for room if there is some; `true` if the handler itself may be among them.
     pub(super) fn wake_senders(&self) -> bool {
-        let has_room = self.end.get().is_some() || self.out.borrow().unsent() <= self.settings.queue_max;
+        let can_send = self.queue.borrow().has_room(self.settings.queue_max) && !self.link.is_spent();
+        let has_room = can_send || self.close_sent.get() || self.end.get().is_some();
         if !has_room || self.sending.borrow().is_empty() {
             return false;
         }
@@ -451,13 +436,28 @@ impl Shared {
     }
 
     pub(super) fn push(&self, opcode: Opcode, payload: &[u8]) {
-        self.out.borrow_mut().push(opcode, payload, &self.link);
+        self.queue.borrow_mut().push(opcode, payload, &self.link);
         self.call_driver();
     }
 
-    fn pong(&self, payload: &[u8]) {
+    fn push_message(&self, opcode: Opcode, payload: &[u8]) {
+        self.link.spend(payload.len());
+        if payload.len() >= LENT_MIN {
+            for lent in [&self.lent, &self.lent_message] {
+                if let Some(batch) = &*lent.borrow()
+                    && let Some((start, end)) = batch.place_of(payload)
+                {
+                    self.queue.borrow_mut().push_lent(opcode, batch, start, end, &self.link);
+                    return self.call_driver();
+                }
+            }
+        }
+        self.push(opcode, payload);
+    }
+
+    pub(super) fn pong(&self, payload: &[u8]) {
         if !self.close_sent.get() {
-            self.out.borrow_mut().pong(payload, &self.link);
+            self.queue.borrow_mut().pong(payload, &self.link);
         }
     }
 
@@ -475,7 +475,7 @@ impl Shared {
     }
 
     /// The peer's close frame is answered with its own (5.5.1).
-    fn peer_closes(&self, frame: Option<CloseFrame<'_>>) {
+    pub(super) fn peer_closes(&self, frame: Option<CloseFrame<'_>>) {
         self.close_received.set(true);
         self.peer_code.set(frame.map(|frame| frame.code));
         self.close(frame);
@@ -485,7 +485,7 @@ impl Shared {
     /// The peer broke a rule: it is told which, and heard no more (7.1.7).
     pub(super) fn fail(&self, fault: ws::Fault) -> Error {
         self.close(Some(CloseFrame { code: fault.close_code(), reason: &fault.to_string() }));
-        self.ends(End::Failed);
+        self.ends(End::Failed(fault));
         Error::peer(fault)
     }
 }
@@ -496,87 +496,10 @@ impl std::fmt::Debug for Shared {
     }
 }
 
+/// Below this a copy is cheaper than a piece more for the kernel to gather.
+const LENT_MIN: usize = 2048;
+
 fn keep(cell: &Cell<Option<Waker>>, waker: &Waker) {
     let kept = cell.take().filter(|kept| kept.will_wake(waker));
     cell.set(Some(kept.unwrap_or_else(|| waker.clone())));
 }
-
-/// Frames that wait to be sent.
-#[derive(Debug, Default)]
-pub(super) struct Out {
-    frames: Vec<u8>,
-    /// Invariant: `sent <= frames.len()`.
-    sent: usize,
-    is_pooled: bool,
-    /// Pongs since everything was last sent.
-    pongs: usize,
-    last_pong: Option<Box<[u8]>>,
-}
-
-impl Out {
-    pub(super) fn unsent(&self) -> usize {
-        self.frames.len() - self.sent
-    }
-
-    fn push(&mut self, opcode: Opcode, payload: &[u8], link: &Link) {
-        if self.frames.capacity() == 0 {
-            self.frames = link.worker.pool.take();
-            self.is_pooled = true;
-        }
-        ws::write_frame(&mut self.frames, true, opcode, payload, None);
-    }
-
-    /// Answers a ping. A burst of more than [`PONGS_MAX`] gets one answer more, to its last (5.5.3).
-    fn pong(&mut self, payload: &[u8], link: &Link) {
-        if self.pongs < PONGS_MAX {
-            self.pongs += 1;
-            self.push(Opcode::Pong, payload, link);
-        } else {
-            self.last_pong = Some(payload.into());
-        }
-    }
-
-    /// Sends what the socket takes; an error of kind `WouldBlock` says that there is more.
-    pub(super) fn send(&mut self, link: &Link) -> io::Result<()> {
-        if let Some(payload) = self.last_pong.take() {
-            self.push(Opcode::Pong, &payload, link);
-        }
-        while self.unsent() > 0 {
-            match link.stream.try_write(&self.frames[self.sent..]) {
-                Ok(count) => {
-                    self.sent += count;
-                    link.sent.set(link.sent.get() + count as u64);
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    if error.kind() == io::ErrorKind::WouldBlock {
-                        self.keep_rest(link);
-                    }
-                    return Err(error);
-                }
-            }
-        }
-        self.pongs = 0;
-        self.sent = 0;
-        let frames = std::mem::take(&mut self.frames);
-        if std::mem::take(&mut self.is_pooled) {
-            link.worker.pool.give_back(frames);
-        }
-        Ok(())
-    }
-
-    /// A queue that waits does so in a buffer of its own size: the core's large one is for who runs.
-    fn keep_rest(&mut self, link: &Link) {
-        if std::mem::take(&mut self.is_pooled) {
-            let rest = self.frames[self.sent..].to_vec();
-            self.sent = 0;
-            link.worker.pool.give_back(std::mem::replace(&mut self.frames, rest));
-        } else if self.sent > self.frames.len() / 2 {
-            self.frames.drain(..self.sent);
-            self.sent = 0;
-        }
-    }
-}
-
-/// Autobahn sends ten in a row, and wants ten answers.
-const PONGS_MAX: usize = 16;

@@ -1,0 +1,216 @@
+//! What has arrived, with the rules that read it.
+//!
+//! A few small frames are read one by one where they lie. A large buffer is read at once: every frame in it is unmasked
+//! and noted, and from then on its bytes stay as they are, so that who sends a payload on can borrow it. When all of it
+//! was looked at, and the queue has let go, the same buffer takes the next bytes.
+
+use std::{ops::ControlFlow, rc::Rc};
+
+use super::socket::Shared;
+use crate::{
+    buffer::ReadBuf,
+    ws::{self, Event, Fault, Found, Opcode},
+};
+
+/// A buffer that was read as a whole.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    bytes: Vec<u8>,
+    found: Vec<Found>,
+    /// What was wrong behind the last thing found.
+    fault: Option<Fault>,
+    /// Up to where it was read.
+    end: usize,
+}
+
+impl Batch {
+    /// A message that was put together, to be lent.
+    pub(super) fn of_message(bytes: Vec<u8>) -> Rc<Self> {
+        Rc::new(Self { bytes, ..Self::default() })
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Where `piece` lies in it, if it does.
+    pub(super) fn place_of(&self, piece: &[u8]) -> Option<(usize, usize)> {
+        let start = (piece.as_ptr() as usize).checked_sub(self.bytes.as_ptr() as usize)?;
+        let end = start.checked_add(piece.len())?;
+        (end <= self.bytes.len()).then_some((start, end))
+    }
+
+    /// Reads all frames from `start` on, up to what a single look at the decoder can tell.
+    fn read(&mut self, start: usize, decoder: &mut ws::Receiver) {
+        self.end = start;
+        loop {
+            let unread = &mut self.bytes[self.end..];
+            match decoder.step(unread, |_| ControlFlow::Break(())) {
+                Ok(step) => {
+                    let base = self.end;
+                    self.end += step.consumed;
+                    match step.found {
+                        Some(Found::Frame { opcode, start, end }) => {
+                            self.found.push(Found::Frame { opcode, start: base + start, end: base + end });
+                            if opcode == Opcode::Close {
+                                // What follows means nothing (RFC 6455 5.5.1).
+                                self.end = self.bytes.len();
+                                return;
+                            }
+                        }
+                        // The decoder holds it, and can go on only when it was delivered.
+                        Some(Found::Message) => return self.found.push(Found::Message),
+                        None => return,
+                    }
+                }
+                Err(fault) => return self.fault = Some(fault),
+            }
+        }
+    }
+}
+
+/// What has arrived of a connection, and what was made of it so far.
+#[derive(Debug)]
+pub(super) struct Inbound {
+    pub(super) buf: ReadBuf,
+    pub(super) decoder: ws::Receiver,
+    /// What the last event took of the unread bytes.
+    taken: usize,
+    batch: Option<Rc<Batch>>,
+    /// Of the batch's findings, the first that was not looked at.
+    next: usize,
+    /// A long message that was put together, while it is looked at.
+    message: Option<Rc<Batch>>,
+    /// What the driver has found already.
+    ahead: Option<Found>,
+}
+
+impl Inbound {
+    pub(super) fn new(buf: ReadBuf, limits: ws::Limits) -> Box<Self> {
+        let decoder = ws::Receiver::new(ws::Role::Server, limits);
+        Box::new(Self { buf, decoder, taken: 0, batch: None, next: 0, message: None, ahead: None })
+    }
+
+    /// Reads up to the next message on the driver's behalf, so that pings and a close are seen to while the handler does
+    /// something else; `false`: there is none, and all was read.
+    pub(super) fn look(&mut self, shared: &Shared) -> Result<bool, Fault> {
+        self.ahead = self.step(shared)?;
+        match self.ahead {
+            Some(found @ Found::Frame { opcode: Opcode::Close, .. }) => {
+                self.ahead = None;
+                if let Event::Close(frame) = self.event(found, shared)? {
+                    shared.peer_closes(frame);
+                }
+                Ok(false)
+            }
+            found => Ok(found.is_some()),
+        }
+    }
+
+    /// Reads up to the next message or close; answers pings on the way. `None`: all was read.
+    pub(super) fn step(&mut self, shared: &Shared) -> Result<Option<Found>, Fault> {
+        if let Some(found) = self.ahead.take() {
+            return Ok(Some(found));
+        }
+        if self.message.take().is_some() {
+            shared.lent_message.take();
+        }
+        loop {
+            if let Some(batch) = &self.batch {
+                let Some(found) = batch.found.get(self.next).copied() else {
+                    let fault = batch.fault;
+                    self.thaw(shared);
+                    match fault {
+                        Some(fault) => return Err(fault),
+                        None => continue,
+                    }
+                };
+                self.next += 1;
+                match found {
+                    Found::Frame { opcode: Opcode::Ping, start, end } => {
+                        shared.pong(&batch.bytes[start..end])
+                    }
+                    Found::Frame { opcode: Opcode::Pong, .. } => {}
+                    found => return Ok(Some(found)),
+                }
+                continue;
+            }
+            self.buf.consume(std::mem::take(&mut self.taken));
+            if self.buf.is_large() && self.buf.unread().len() >= BATCH_MIN {
+                self.freeze(shared);
+                continue;
+            }
+            let step = self.decoder.step(self.buf.unread_mut(), |event| {
+                if let Event::Ping(payload) = event {
+                    shared.pong(payload);
+                }
+                ControlFlow::Continue(())
+            })?;
+            if step.found.is_some() {
+                self.taken = step.consumed;
+            } else {
+                self.buf.consume(step.consumed);
+            }
+            return Ok(step.found);
+        }
+    }
+
+    /// What was found by the last step, borrowed from where it lies.
+    pub(super) fn event(&mut self, found: Found, shared: &Shared) -> Result<Event<'_>, Fault> {
+        if found == Found::Message
+            && let Some(bytes) = self.decoder.take_long()
+        {
+            let message = Batch::of_message(bytes);
+            *shared.lent_message.borrow_mut() = Some(Rc::clone(&message));
+            return Ok(Event::Binary(&self.message.insert(message).bytes));
+        }
+        let bytes = match &self.batch {
+            Some(batch) => &batch.bytes[..],
+            None => self.buf.unread(),
+        };
+        self.decoder.event(found, bytes)
+    }
+
+    /// Reads to the end without anybody to hear the messages.
+    pub(super) fn discard(&mut self, shared: &Shared) -> Result<(), Fault> {
+        while let Some(found) = self.step(shared)? {
+            if let Event::Close(frame) = self.event(found, shared)? {
+                shared.peer_closes(frame);
+            }
+        }
+        Ok(())
+    }
+
+    fn freeze(&mut self, shared: &Shared) {
+        let mut batch = shared.link.worker.batches.borrow_mut().pop().unwrap_or_default();
+        let inner = Rc::get_mut(&mut batch).expect("an empty batch has one owner");
+        let (bytes, start) = self.buf.take();
+        inner.bytes = bytes;
+        inner.read(start, &mut self.decoder);
+        *shared.lent.borrow_mut() = Some(Rc::clone(&batch));
+        self.next = 0;
+        self.batch = Some(batch);
+    }
+
+    fn thaw(&mut self, shared: &Shared) {
+        let Some(mut batch) = self.batch.take() else { return };
+        shared.lent.take();
+        if Rc::get_mut(&mut batch).is_none() {
+            // The queue holds some of it. Sending makes it let go; an error is met again by the driver.
+            drop(shared.queue.borrow_mut().send(&shared.link));
+        }
+        let inner = Rc::get_mut(&mut batch).expect("the queue has let go of it");
+        self.buf.put(std::mem::take(&mut inner.bytes), inner.end);
+        inner.found.clear();
+        inner.fault = None;
+        let mut batches = shared.link.worker.batches.borrow_mut();
+        if batches.len() < BATCHES_KEPT {
+            batches.push(batch);
+        }
+    }
+}
+
+/// Less than this is read where it lies, frame by frame.
+const BATCH_MIN: usize = 2048;
+/// More are in use at once only while handlers wait with a message in their hands.
+const BATCHES_KEPT: usize = 4;
