@@ -1,0 +1,21 @@
+//! Talks to a worker as its peers would: raw bytes in, raw bytes out, in memory and over TCP.
+//!
+//! | module | what |
+//! |---|---|
+//! | `harness` | both ends in one runtime, and one conversation in many ways |
+//! | `ordinary` | HTTP without a switch |
+//! | `refusals` | every answer that says no, with its reason |
+//! | `switching` | the handshake of any protocol |
+//! | `websocket` | RFC 6455 behind its handshake |
+//! | `handlers` | what a message handler can rely on |
+//! | `ends` | time limits, drain, cuts, panics |
+//! | `probes` | the opening handshakes that were sent to sixteen other servers |
+
+mod ends;
+mod handlers;
+mod harness;
+mod ordinary;
+mod probes;
+mod refusals;
+mod switching;
+mod websocket;

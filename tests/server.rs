@@ -1,0 +1,491 @@
+//! A whole server, with its threads and listeners, from outside: blocking clients over TCP.
+
+use std::{
+    env,
+    fs::{self, File},
+    io::{self, BufRead, BufReader, Read, Write},
+    iter,
+    net::{Shutdown, SocketAddr, TcpStream},
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use switchpoint::{
+    Config, Driver, Registry, Server, StartError, Stats, Upgraded,
+    protocols::{self, websocket::Settings},
+};
+
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The drivers to try: the one that the environment names, or both.
+fn drivers() -> Vec<Driver> {
+    match env::var("SWITCHPOINT_DRIVER") {
+        Ok(name) => vec![name.parse().unwrap()],
+        Err(_) => vec![Driver::Auto, Driver::Epoll],
+    }
+}
+
+fn config(driver: Driver) -> Config {
+    Config { listen: vec!["127.0.0.1:0".parse().unwrap()], threads: 2, driver, ..Config::default() }
+}
+
+fn registry() -> Registry {
+    protocols::demonstration(Settings::default()).on("panic", async |mut connection: Upgraded| {
+        connection.fill().await?;
+        panic!("as asked for")
+    })
+}
+
+fn start(config: Config) -> (Server, SocketAddr) {
+    let server = Server::start(config, |_| registry()).unwrap();
+    let address = server.addresses()[0];
+    (server, address)
+}
+
+/// Waits until what the server publishes has it.
+fn until(server: &Server, what: &str, condition: impl Fn(&Stats) -> bool) {
+    let start = Instant::now();
+    while !condition(&server.stats()) {
+        assert!(start.elapsed() < PATIENCE, "{what}: {:?}", server.stats());
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+struct Client(TcpStream);
+
+impl Client {
+    fn connect(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect_timeout(&address, PATIENCE).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Self(stream)
+    }
+
+    /// A session of `token`.
+    fn switched(address: SocketAddr, token: &str) -> Self {
+        let mut client = Self::connect(address);
+        let head = client.ask(token);
+        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+        client
+    }
+
+    /// Sends an upgrade request, and reads the head of its answer.
+    fn ask(&mut self, token: &str) -> String {
+        self.send(format!(
+            "GET /echo HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: {token}\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        ));
+        self.head()
+    }
+
+    fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.0.write_all(bytes.as_ref()).unwrap();
+    }
+
+    fn head(&mut self) -> String {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            self.0.read_exact(&mut byte).unwrap();
+            head.extend(byte);
+        }
+        String::from_utf8(head).unwrap()
+    }
+
+    fn expect(&mut self, bytes: impl AsRef<[u8]>) {
+        let mut got = vec![0; bytes.as_ref().len()];
+        self.0.read_exact(&mut got).unwrap();
+        assert_eq!(got, bytes.as_ref(), "{}", got.escape_ascii());
+    }
+
+    fn echoes(&mut self, text: &str) {
+        self.send(text);
+        self.expect(text);
+    }
+
+    /// Everything up to the end; `Err` where it is not clean.
+    fn rest(&mut self) -> io::Result<Vec<u8>> {
+        let mut rest = Vec::new();
+        self.0.read_to_end(&mut rest).map(|_| rest)
+    }
+
+    fn ends(&mut self) {
+        assert_eq!(self.rest().unwrap().escape_ascii().to_string(), "");
+    }
+}
+
+/// A client's frame, with a key of zeros.
+fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    assert!(payload.len() < 126);
+    [&[first, 0x80 | payload.len() as u8, 0, 0, 0, 0], payload].concat()
+}
+
+const GOING_AWAY: u16 = 1001;
+
+#[test]
+fn a_server_serves_on_each_driver_with_all_its_workers() {
+    for driver in drivers() {
+        let (server, address) = start(config(driver));
+        assert_ne!(address.port(), 0);
+        assert_eq!(server.workers(), 2);
+        assert!(driver == Driver::Auto || server.driver() == driver);
+        let tokens: Vec<String> = server.tokens().iter().map(ToString::to_string).collect();
+        assert_eq!(tokens, ["panic", "websocket", "echo"]);
+        // So many that each worker has some.
+        let mut clients: Vec<_> = (0..40).map(|_| Client::switched(address, "echo")).collect();
+        for (number, client) in clients.iter_mut().enumerate() {
+            client.echoes(&format!("client {number}"));
+        }
+        until(&server, "all are there", |stats| stats.sessions == 40 && stats.connections == 40);
+        for client in &mut clients {
+            client.0.shutdown(Shutdown::Write).unwrap();
+            client.ends();
+        }
+        drop(clients);
+        until(&server, "all have left", |stats| stats.connections == 0 && stats.closed_clean == 40);
+        server.stop();
+        assert!(server.join().accepted >= 40);
+    }
+}
+
+#[test]
+fn a_port_in_use_is_an_error_and_a_port_is_free_after_the_end() {
+    for driver in drivers() {
+        let (server, address) = start(config(driver));
+        let again = Config { listen: vec![address], ..config(driver) };
+        match Server::start(again.clone(), |_| registry()) {
+            Err(StartError::Listen { address: at, source }) => {
+                assert_eq!((at, source.kind()), (address, io::ErrorKind::AddrInUse));
+            }
+            other => panic!("{other:?}"),
+        }
+        Client::switched(address, "echo").echoes("the first one goes on");
+        server.stop();
+        server.join();
+        let (server, _) = start(again);
+        Client::switched(address, "echo").echoes("and another one takes over");
+        server.stop();
+        server.join();
+    }
+}
+
+#[test]
+fn nothing_is_left_of_a_server_that_could_not_start() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = port.local_addr().unwrap();
+    drop(port);
+    let config = Config { listen: vec![address], ..config(Driver::Auto) };
+    let failed = Server::start(config.clone(), |worker| {
+        assert_eq!(worker, 0, "no registry for this worker");
+        registry()
+    });
+    assert!(matches!(failed, Err(StartError::Worker(_))), "{failed:?}");
+    assert!(matches!(
+        Server::start(Config { listen: Vec::new(), ..config }, |_| registry()),
+        Err(StartError::NoAddress)
+    ));
+    let start = Instant::now();
+    loop {
+        match Server::start(config.clone(), |_| registry()) {
+            Ok(server) => break server.stop(),
+            Err(error) => assert!(start.elapsed() < PATIENCE, "{error}"),
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn there_is_no_room_for_more_connections_than_the_limit() {
+    for driver in drivers() {
+        // Two for each of two workers: at least one of five is too many, wherever the kernel puts them.
+        let (server, address) = start(Config { connections_max: 4, ..config(driver) });
+        let mut let_in = Vec::new();
+        let mut turned_away = 0;
+        for _ in 0..5 {
+            let mut client = Client::connect(address);
+            let head = client.ask("echo");
+            if head.starts_with("HTTP/1.1 101 ") {
+                let_in.push(client);
+                continue;
+            }
+            assert!(head.starts_with("HTTP/1.1 503 ") && head.contains("\r\nRetry-After: "), "{head}");
+            assert!(head.contains("\r\nConnection: close\r\n"), "{head}");
+            let body = String::from_utf8(client.rest().unwrap()).unwrap();
+            assert!(body.contains("reason: too-many-connections\n"), "{body}");
+            turned_away += 1;
+        }
+        assert!(turned_away >= 1 && let_in.len() <= 4);
+        until(&server, "they are counted", |stats| {
+            stats.rejections.get("too-many-connections") == Some(&turned_away)
+        });
+        for client in &mut let_in {
+            client.echoes("undisturbed");
+        }
+    }
+}
+
+#[test]
+fn who_was_turned_away_does_not_take_the_room_of_others() {
+    let config = Config { threads: 1, connections_max: 2, ..config(Driver::Auto) };
+    let (server, address) = start(config);
+    let let_in = [Client::switched(address, "echo"), Client::switched(address, "echo")];
+    until(&server, "they are counted", |stats| stats.sessions == 2);
+    // They are told, and stay as long as they may.
+    let _staying: Vec<_> = (0..4)
+        .map(|_| {
+            let mut client = Client::connect(address);
+            assert!(client.head().starts_with("HTTP/1.1 503 "));
+            client
+        })
+        .collect();
+    drop(let_in);
+    until(&server, "the room is free", |stats| stats.sessions == 0);
+    let head = Client::connect(address).ask("echo");
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+}
+
+#[test]
+fn a_panic_leaves_every_other_connection_alone() {
+    for driver in drivers() {
+        let (server, address) = start(config(driver));
+        let mut others: Vec<_> = (0..10).map(|_| Client::switched(address, "echo")).collect();
+        for _ in 0..10 {
+            let mut client = Client::switched(address, "panic");
+            client.send("now");
+            assert_eq!(client.rest().unwrap_or_default(), b"");
+        }
+        until(&server, "they are counted", |stats| stats.panics == 10 && stats.connections == 10);
+        for client in &mut others {
+            client.echoes("still here");
+        }
+        Client::switched(address, "echo").echoes("and new ones come in");
+    }
+}
+
+#[test]
+fn a_drain_ends_every_session_in_its_own_words() {
+    for driver in drivers() {
+        let (server, address) = start(config(driver));
+        let mut sockets: Vec<_> = (0..25).map(|_| Client::switched(address, "websocket")).collect();
+        let mut echoes: Vec<_> = (0..25).map(|_| Client::switched(address, "echo")).collect();
+        let mut idle = Client::connect(address);
+        idle.send("GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert!(idle.head().starts_with("HTTP/1.1 200 "));
+        idle.expect("ok\n");
+        let start = Instant::now();
+        server.drain();
+        for client in &mut sockets {
+            let mut head = [0; 4];
+            client.0.read_exact(&mut head).unwrap();
+            assert_eq!((head[0], &head[2..]), (0x88, &GOING_AWAY.to_be_bytes()[..]));
+            client.expect("the server is shutting down");
+            client.send(frame(0x88, &GOING_AWAY.to_be_bytes()));
+            client.ends();
+        }
+        for client in echoes.iter_mut().chain([&mut idle]) {
+            client.ends();
+        }
+        drop((sockets, echoes, idle));
+        let stats = server.join();
+        assert!(start.elapsed() < PATIENCE, "{:?}", start.elapsed());
+        assert_eq!((stats.closed_clean, stats.cut, stats.connections), (50, 0, 0), "{stats:?}");
+        assert!(TcpStream::connect_timeout(&address, PATIENCE).is_err(), "nobody listens any more");
+    }
+}
+
+#[test]
+fn what_does_not_heed_the_drain_is_cut_at_its_end() {
+    for driver in drivers() {
+        let config = Config { drain_time: Duration::from_millis(300), ..config(driver) };
+        let (server, address) = start(config);
+        // One that never answers the close frame, one that never reads, one that is still writing its request.
+        let mut deaf = Client::switched(address, "websocket");
+        let stuck = Client::switched(address, "echo");
+        let mut half = Client::connect(address);
+        half.send("GET /echo HT");
+        until(&server, "they are there", |stats| stats.connections == 3);
+        let start = Instant::now();
+        server.drain();
+        let stats = server.join();
+        let taken = start.elapsed();
+        assert!(taken >= Duration::from_millis(290) && taken < Duration::from_secs(3), "{taken:?}");
+        assert_eq!(stats.connections, 0, "{stats:?}");
+        assert!(deaf.rest().unwrap_or_default().len() < 100);
+        drop((stuck, half));
+    }
+}
+
+#[test]
+fn a_stop_cuts_everything_at_once() {
+    for driver in drivers() {
+        let (server, address) = start(config(driver));
+        let mut clients: Vec<_> = (0..20).map(|_| Client::switched(address, "echo")).collect();
+        clients.extend((0..20).map(|_| Client::switched(address, "websocket")));
+        until(&server, "they are there", |stats| stats.sessions == 40);
+        let start = Instant::now();
+        server.stop();
+        let stats = server.join();
+        assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+        assert_eq!((stats.cut, stats.connections), (40, 0), "{stats:?}");
+        for client in &mut clients {
+            // No deadline passes: whatever comes, the end is there.
+            if let Err(error) = client.rest() {
+                assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+            }
+        }
+    }
+}
+
+#[test]
+fn one_clients_excess_does_not_stop_another_on_the_same_core() {
+    for driver in drivers() {
+        let (server, address) = start(Config { threads: 1, ..config(driver) });
+        let mut other = Client::switched(address, "echo");
+        let excess = thread::spawn(move || {
+            let mut client = Client::switched(address, "websocket");
+            let first = frame(0x02, b"x");
+            let fragments = frame(0x00, b"x").repeat(1000);
+            let mut writer = client.0.try_clone().unwrap();
+            let sending = thread::spawn(move || {
+                // The server says no long before the last one.
+                let _ = writer.write_all(&first);
+                (0..1000).all(|_| writer.write_all(&fragments).is_ok())
+            });
+            let mut head = [0; 4];
+            client.0.read_exact(&mut head).unwrap();
+            assert_eq!((head[0], u16::from_be_bytes([head[2], head[3]])), (0x88, 1009));
+            drop(client.rest());
+            sending.join().unwrap();
+
+            let mut client = Client::connect(address);
+            client.send("GET / HTTP/1.1\r\nHost: a\r\nX: ");
+            client.send("x".repeat(1 << 20));
+            assert!(client.head().starts_with("HTTP/1.1 431 "));
+        });
+        let mut slowest = Duration::ZERO;
+        let mut count = 0_u64;
+        while !excess.is_finished() {
+            let start = Instant::now();
+            other.echoes("still served");
+            slowest = slowest.max(start.elapsed());
+            count += 1;
+        }
+        excess.join().unwrap();
+        assert!(slowest < Duration::from_secs(1), "{slowest:?} for one of {count} echoes");
+        drop(server);
+    }
+}
+
+#[test]
+fn a_program_that_a_handler_starts_inherits_no_connection() {
+    for driver in drivers() {
+        let (_server, address) = start(config(driver));
+        let _clients: Vec<_> = (0..4).map(|_| Client::switched(address, "echo")).collect();
+        // A socket of another test may be so new that it was not marked yet.
+        let start = Instant::now();
+        while let Some(socket) = inheritable_socket() {
+            // A client would not see the end of its session before that program has ended, too.
+            assert!(start.elapsed() < Duration::from_secs(1), "{driver}: {socket} is not closed on exec");
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// One that lacks FD_CLOEXEC, among all of this process.
+fn inheritable_socket() -> Option<String> {
+    const CLOSED_ON_EXEC: u64 = 0o2_000_000;
+    fs::read_dir("/proc/self/fd").unwrap().find_map(|entry| {
+        let path = entry.unwrap().path();
+        let what = fs::read_link(&path).ok()?.display().to_string();
+        let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", path.file_name()?.display())).ok()?;
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).unwrap().trim();
+        let flags = u64::from_str_radix(flags, 8).unwrap();
+        (what.starts_with("socket:") && flags & CLOSED_ON_EXEC == 0).then_some(what)
+    })
+}
+
+/// Names the driver to the child process of the next test.
+const CHILD: &str = "SWITCHPOINT_TEST_CHILD";
+
+/// The limit of descriptors is a process's, so the server has one of its own: this test, run again.
+#[test]
+fn a_server_without_descriptors_waits_and_goes_on() {
+    if let Ok(driver) = env::var(CHILD) {
+        return serve_with_few_descriptors(driver.parse().unwrap());
+    }
+    for driver in drivers() {
+        let mut child = Command::new(env::current_exe().unwrap())
+            .args(["--exact", "a_server_without_descriptors_waits_and_goes_on", "--nocapture"])
+            .env(CHILD, driver.to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut asks = child.stdin.take().unwrap();
+        let mut answers = BufReader::new(child.stdout.take().unwrap()).lines();
+        // What the test harness prints around it is not for us.
+        let mut told = |what: &str| {
+            let mut lines = answers.by_ref().map(Result::unwrap);
+            lines.find_map(|line| Some(line.split_once(what)?.1.to_owned())).expect(what)
+        };
+        let address: SocketAddr = told("listening on ").parse().unwrap();
+        let mut accept_errors = || -> u64 {
+            writeln!(asks, "tell").unwrap();
+            told("accept errors: ").parse().unwrap()
+        };
+
+        let mut clients: Vec<_> = (0..ROOM * 2).map(|_| Client::connect(address)).collect();
+        // Those that came first are served, the others wait in the kernel's queue.
+        let switched = |client: &mut Client| client.ask("echo").starts_with("HTTP/1.1 101 ");
+        assert!(clients[..ROOM / 2].iter_mut().all(switched));
+        let start = Instant::now();
+        while accept_errors() == 0 {
+            assert!(start.elapsed() < PATIENCE, "descriptors did not run out");
+            thread::sleep(Duration::from_millis(10));
+        }
+        let before = accept_errors();
+        let start = Instant::now();
+        thread::sleep(Duration::from_millis(500));
+        clients[0].echoes("still served");
+        let grown = accept_errors() - before;
+        // It tries again every 20 ms.
+        let tries = start.elapsed().as_millis() as u64 / 20 + 2;
+        assert!((1..=tries).contains(&grown), "{grown} errors, and {tries} tries were to be expected");
+
+        // Clients leave, and those who waited get their turn.
+        let mut waiting = clients.split_off(ROOM * 2 - 4);
+        drop(clients);
+        for client in &mut waiting {
+            assert!(switched(client));
+        }
+        Client::switched(address, "echo").echoes("new ones, too");
+        drop(asks);
+        assert!(child.wait().unwrap().success());
+    }
+}
+
+/// Connections that fit.
+const ROOM: usize = 24;
+/// More descriptors than a test process has.
+const LIMIT: u64 = 1024;
+
+fn serve_with_few_descriptors(driver: Driver) {
+    // One worker: with two, either could take the descriptors before those who came first.
+    let (server, address) = start(Config { threads: 1, ..config(driver) });
+    // Only now: a server that starts with few keeps some back. What this process has inherited leaves holes below its
+    // highest descriptor, so they are all taken, and as many given back as there is to be room.
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: Some(LIMIT), ..limit }).unwrap();
+    let mut taken: Vec<File> = iter::from_fn(|| File::open("/dev/null").ok()).collect();
+    taken.truncate(taken.len() - ROOM);
+    println!("\nlistening on {address}");
+    for line in io::stdin().lock().lines() {
+        assert_eq!(line.unwrap(), "tell");
+        println!("\naccept errors: {}", server.stats().accept_errors);
+    }
+    server.stop();
+    server.join();
+}
