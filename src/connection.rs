@@ -346,10 +346,11 @@ impl Exchange<'_> {
         if method != "GET" && method != "HEAD" {
             return Ok(Err(Rejection::method_not_allowed("GET, HEAD, OPTIONS")));
         }
-        if let Body::Unread(_) = self.body {
-            if let Err(rejection) = self.read_body(request, self.link.worker.config.body_max).await? {
-                return Ok(Err(rejection));
-            }
+        let body_max = self.link.worker.config.body_max;
+        if let Body::Unread(_) = self.body
+            && let Err(rejection) = self.read_body(request, body_max).await?
+        {
+            return Ok(Err(rejection));
         }
         let request = Request { body: self.body.bytes(), head: request.head.clone(), ..*request };
         Ok(Ok(resource(&request)))

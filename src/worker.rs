@@ -19,6 +19,7 @@ use crate::{
     metrics::Counters,
     protocols::websocket::Batch,
     sessions::{Millis, Sessions},
+    ws::Contexts,
 };
 
 /// A core's share of a server: its registry, its connections, its counters. Nothing in it is shared with another core.
@@ -31,6 +32,8 @@ pub struct Worker {
     pub(crate) hot: Pool,
     /// Empty batches of frames, to be used again.
     pub(crate) batches: RefCell<Vec<Rc<Batch>>>,
+    /// Compression contexts, of connections that keep none between their messages.
+    pub(crate) contexts: Rc<Contexts>,
     pub(crate) connections_max: usize,
     /// Connections that are being told that there is no room.
     pub(crate) turned_away: Cell<usize>,
@@ -72,6 +75,7 @@ impl Worker {
             pool: Pool::new(LARGE, 16),
             hot: Pool::new(HOT, 2),
             batches: RefCell::default(),
+            contexts: Contexts::new(),
             turned_away: Cell::new(0),
             started: Instant::now(),
             now: Cell::new(0),

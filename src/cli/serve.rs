@@ -18,6 +18,7 @@ use signal_hook::{
 use switchpoint::{
     Config, Driver, Server, Stats,
     protocols::{self, websocket},
+    ws::Deflate,
 };
 use tracing_subscriber::EnvFilter;
 
@@ -52,6 +53,9 @@ pub(super) struct Arguments {
     /// The longest WebSocket message, such as `65536`, `1MiB`; a longer one is closed with 1009.
     #[arg(long, value_name = "SIZE", default_value = "1MiB", value_parser = size)]
     message_max: usize,
+    /// Compresses WebSocket messages (permessage-deflate) for clients that offer it.
+    #[arg(long)]
+    deflate: bool,
     /// A silent WebSocket is sent a ping after this time.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
     ping_after: Duration,
@@ -104,6 +108,7 @@ impl Arguments {
         let mut settings = websocket::Settings::default();
         settings.limits.message_max = self.message_max;
         settings.ping_after = self.ping_after;
+        settings.deflate = self.deflate.then(Deflate::default);
         if self.allow_origin.iter().any(|origin| origin == "*") {
             settings.origins = websocket::Origins::Any;
         } else if !self.allow_origin.is_empty() {

@@ -135,7 +135,7 @@ impl Compressor {
     }
 
     /// Whether it is worth trying to compress so many bytes.
-    pub(super) fn is_for(&self, size: usize) -> bool {
+    pub(crate) fn is_for(&self, size: usize) -> bool {
         size >= self.size_min
     }
 
@@ -149,6 +149,11 @@ impl Compressor {
     }
 
     /// The window, as a power of two.
+    /// Whether a message may refer to those before it.
+    pub(crate) fn has_takeover(&self) -> bool {
+        self.takeover
+    }
+
     pub(super) fn bits(&self) -> u8 {
         self.kind.bits
     }

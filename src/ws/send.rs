@@ -82,6 +82,11 @@ impl Prepared {
         Self(Rc::new(Frames { opcode, plain: plain.into(), start, compressed: Default::default() }))
     }
 
+    /// What it is.
+    pub fn opcode(&self) -> Opcode {
+        self.0.opcode
+    }
+
     /// Its payload.
     pub fn payload(&self) -> &[u8] {
         &self.0.plain[self.0.start..]

@@ -86,8 +86,7 @@ pub(super) struct Inbound {
 }
 
 impl Inbound {
-    pub(super) fn new(buf: ReadBuf, limits: ws::Limits) -> Box<Self> {
-        let decoder = ws::Receiver::new(ws::Role::Server, limits);
+    pub(super) fn new(buf: ReadBuf, decoder: ws::Receiver) -> Box<Self> {
         Box::new(Self { buf, decoder, taken: 0, batch: None, next: 0, message: None, ahead: None })
     }
 

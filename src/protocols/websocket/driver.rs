@@ -21,22 +21,28 @@ use crate::{
     Error, Upgraded,
     registry::LocalBoxFuture,
     sessions::{Link, NEVER, Side},
-    ws::{CloseFrame, Code, Opcode},
+    ws::{self, CloseFrame, Code, Opcode, Role},
 };
 
-/// Speaks RFC 6455 as the server, until both sides have closed.
+/// Speaks RFC 6455 in either role, until both sides have closed.
 pub(super) async fn run<H>(
     handler: &H,
     settings: Rc<Settings>,
     session: Session,
     connection: Upgraded,
+    role: Role,
 ) -> Result<(), Error>
 where
     H: AsyncFn(Socket) -> Result<(), Error>,
 {
     let (link, buf) = connection.into_parts();
-    let inbound = Inbound::new(buf, settings.limits);
-    let shared = Shared::new(Rc::clone(&link), settings, session.subprotocol);
+    let decoder = match session.deflate {
+        Some(agreed) => ws::Receiver::with_deflate(role, settings.limits, agreed, &link.worker.contexts),
+        None => ws::Receiver::new(role, settings.limits),
+    };
+    let inbound = Inbound::new(buf, decoder);
+    link.within(Side::Close, settings.lifetime);
+    let shared = Shared::new(Rc::clone(&link), settings, &session, role);
     if let Some(greeting) = session.greeting {
         shared.push(Opcode::Text, greeting.as_bytes());
     }
@@ -250,6 +256,13 @@ where
                 link.within(Side::Read, shared.settings.pong_time);
             }
         }
+        if link.is_overdue(Side::Close) {
+            link.deadline(Side::Close, NEVER);
+            shared.close(Some(CloseFrame {
+                code: Code::GOING_AWAY,
+                reason: "the connection has served its time",
+            }));
+        }
         if link.is_goodbye() && !shared.close_sent.get() {
             shared.close(Some(CloseFrame { code: Code::GOING_AWAY, reason: "the server is shutting down" }));
         }
@@ -318,7 +331,8 @@ where
             if is_over { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
-        self.link.deadline(Side::Write, NEVER);
-        self.link.deadline(Side::Read, NEVER);
+        for side in [Side::Read, Side::Write, Side::Close] {
+            self.link.deadline(side, NEVER);
+        }
     }
 }

@@ -15,11 +15,15 @@ mod origin;
 mod queue;
 mod socket;
 
-use std::{rc::Rc, time::Duration};
+use std::{
+    hash::{BuildHasher, RandomState},
+    rc::Rc,
+    time::Duration,
+};
 
 pub(crate) use batch::Batch;
 pub use origin::Origins;
-pub use socket::{Message, Receiver, Sender, Socket};
+pub use socket::{Kind, Message, Outgoing, Receiver, Sender, Socket};
 
 use crate::{
     Accept, Decision, Error, Reason, Rejection, Request, Token, Upgrade, Upgraded, http,
@@ -63,8 +67,30 @@ pub struct Settings {
     pub pong_time: Duration,
     /// How long the closing handshake may take; 3 s.
     pub close_time: Duration,
+    /// How long a connection may last before it is closed with 1001; for ever.
+    pub lifetime: Duration,
+    /// What becomes of a message when the queue is full; its sender waits.
+    pub when_full: WhenFull,
+    /// permessage-deflate (RFC 7692), for clients that offer it; not used. It costs a hundred times the CPU of a plain
+    /// message, and where secrets and a stranger's words share a message it tells the stranger their length.
+    pub deflate: Option<ws::Deflate>,
     /// Whose pages may connect; those of the same host, and clients that are no browsers.
     pub origins: Origins,
+}
+
+/// What becomes of a message when as much waits as [may](Settings::queue_max).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WhenFull {
+    /// Its sender waits until the peer has taken some.
+    #[default]
+    Wait,
+    /// It is dropped: the peer gets what was sent first.
+    DropNewest,
+    /// The oldest messages go, as far as nothing of them was sent: the peer gets what is new. With context takeover
+    /// later messages refer to them, so there it is the newest that goes.
+    DropOldest,
+    /// The connection is closed with 1013: the peer may come back.
+    Close,
 }
 
 impl Default for Settings {
@@ -75,6 +101,9 @@ impl Default for Settings {
             ping_after: Duration::from_secs(30),
             pong_time: Duration::from_secs(20),
             close_time: Duration::from_secs(3),
+            lifetime: Duration::MAX,
+            when_full: WhenFull::Wait,
+            deflate: None,
             origins: Origins::SameHost,
         }
     }
@@ -153,7 +182,8 @@ where
 /// What a handshake has settled.
 #[derive(Debug)]
 pub struct Session {
-    subprotocol: Option<&'static str>,
+    subprotocol: Option<Rc<str>>,
+    deflate: Option<ws::Agreed>,
     /// A message that is sent before the handler runs.
     greeting: Option<String>,
 }
@@ -180,7 +210,8 @@ where
     }
 
     async fn run(&self, session: Session, connection: Upgraded) -> Result<(), Error> {
-        driver::run(&self.handler, Rc::clone(&self.settings), session, connection).await
+        let settings = Rc::clone(&self.settings);
+        driver::run(&self.handler, settings, session, connection, ws::Role::Server).await
     }
 }
 
@@ -205,8 +236,18 @@ impl<H> WebSocket<H> {
 
         let accept = ws::accept_key(key);
         let accept = str::from_utf8(&accept).expect("base64 is ASCII").to_owned();
-        let mut answer =
-            Accept::new(Session { subprotocol, greeting: None }).field("Sec-WebSocket-Accept", accept);
+        let offers = request.list("sec-websocket-extensions");
+        let deflate =
+            self.settings.deflate.as_ref().and_then(|deflate| ws::extension::accept(deflate, offers));
+        let session = Session {
+            subprotocol: subprotocol.map(Rc::from),
+            deflate: deflate.as_ref().map(|(agreed, _)| *agreed),
+            greeting: None,
+        };
+        let mut answer = Accept::new(session).field("Sec-WebSocket-Accept", accept);
+        if let Some((_, agreed)) = deflate {
+            answer = answer.field("Sec-WebSocket-Extensions", agreed);
+        }
         if let Some(subprotocol) = subprotocol {
             answer = answer.field("Sec-WebSocket-Protocol", subprotocol);
         }
@@ -231,6 +272,20 @@ impl<H> WebSocket<H> {
             chosen = chosen.or_else(|| own.copied().find(|name| *name == offer));
         }
         Ok(chosen)
+    }
+}
+
+/// Masks that nobody can foretell (RFC 6455 5.3, 10.3): SipHash over a counter, under a key of the process.
+#[derive(Debug, Default)]
+struct RandomMasks {
+    key: RandomState,
+    count: u64,
+}
+
+impl RandomMasks {
+    fn next(&mut self) -> [u8; 4] {
+        self.count += 1;
+        (self.key.hash_one(self.count) as u32).to_ne_bytes()
     }
 }
 
@@ -303,7 +358,7 @@ mod tests {
     fn the_example_of_the_rfc_is_accepted() {
         let accept = check(GOOD).unwrap();
         assert_eq!(accept.fields, [("Sec-WebSocket-Accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=".into())]);
-        assert_eq!(accept.session.subprotocol, None);
+        assert_eq!(accept.session.subprotocol.as_deref(), None);
     }
 
     #[test]
@@ -328,8 +383,13 @@ mod tests {
 
     #[test]
     fn the_clients_first_choice_among_ours_is_taken_and_never_another() {
-        let chosen = |offers: &str| check(&format!("{GOOD}{offers}")).unwrap().session.subprotocol;
-        assert_eq!(chosen("Sec-WebSocket-Protocol: foo, v1\r\nSec-WebSocket-Protocol: v2\r\n"), Some("v1"));
+        let chosen = |offers: &str| {
+            check(&format!("{GOOD}{offers}")).unwrap().session.subprotocol.as_deref().map(str::to_owned)
+        };
+        assert_eq!(
+            chosen("Sec-WebSocket-Protocol: foo, v1\r\nSec-WebSocket-Protocol: v2\r\n"),
+            Some("v1".to_owned())
+        );
         assert_eq!(chosen("Sec-WebSocket-Protocol: V1, foo\r\n"), None);
     }
 

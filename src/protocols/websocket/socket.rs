@@ -16,14 +16,14 @@ use std::{
 };
 
 use super::{
-    Settings,
+    RandomMasks, Session, Settings, WhenFull,
     batch::{Batch, Inbound},
     queue::Queue,
 };
 use crate::{
     Error,
     sessions::{Link, Side},
-    ws::{self, CloseFrame, Code, Event, Opcode},
+    ws::{self, CloseFrame, Code, Compressor, Event, Opcode, Prepared, Role},
 };
 
 /// A WebSocket, for the handler of its messages.
@@ -68,8 +68,8 @@ impl Socket {
     }
 
     /// The subprotocol that was settled.
-    pub fn subprotocol(&self) -> Option<&'static str> {
-        self.receiver.shared.subprotocol
+    pub fn subprotocol(&self) -> Option<&str> {
+        self.receiver.shared.subprotocol.as_deref()
     }
 
     /// What [`Request::keep`](crate::Request::keep) has kept, if it is a `T`.
@@ -222,16 +222,50 @@ pub struct Sender {
 }
 
 impl Sender {
-    /// Queues a message, after waiting until the queue is no longer than its [limit](Settings::queue_max).
+    /// Queues a message. Where the queue is longer than its [limit](Settings::queue_max), what happens is
+    /// [set](Settings::when_full): as a rule it waits.
     ///
     /// # Errors
     /// [`Error::Closed`] once a close frame was sent or the connection has ended.
     pub async fn send<'m>(&self, message: impl Into<Message<'m>>) -> Result<(), Error> {
         let message = message.into();
         let shared = self.shared.upgrade().ok_or(Error::Closed)?;
-        poll_fn(|cx| shared.poll_room(cx.waker())).await?;
-        shared.push_message(message.opcode(), message.bytes());
+        if poll_fn(|cx| shared.poll_admission(cx.waker())).await? {
+            shared.push_message(message.opcode(), message.bytes());
+        }
         Ok(())
+    }
+
+    /// As [`send`](Self::send), for a message that goes to many: it is framed and compressed once.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub async fn send_prepared(&self, message: &Prepared) -> Result<(), Error> {
+        let shared = self.shared.upgrade().ok_or(Error::Closed)?;
+        if poll_fn(|cx| shared.poll_admission(cx.waker())).await? {
+            shared.link.spend(message.payload().len());
+            shared.queue.borrow_mut().push_prepared(message, &shared.link);
+            shared.call_driver();
+        }
+        Ok(())
+    }
+
+    /// Begins a message whose length is not known yet; it is sent in pieces, as they come. Other messages wait until it
+    /// has [ended](Outgoing::end).
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub async fn begin(&self, kind: Kind) -> Result<Outgoing, Error> {
+        let shared = self.shared.upgrade().ok_or(Error::Closed)?;
+        poll_fn(|cx| shared.poll_room(cx.waker())).await?;
+        shared.open.set(true);
+        let opcode = if kind == Kind::Text { Opcode::Text } else { Opcode::Binary };
+        Ok(Outgoing { shared: Rc::downgrade(&shared), next: opcode, ended: false })
+    }
+
+    /// Messages that were not sent, because the queue was full and the [setting](Settings::when_full) is to drop.
+    pub fn dropped(&self) -> u64 {
+        self.shared.upgrade().map_or(0, |shared| shared.dropped.get())
     }
 
     /// Sends a ping, to see whether the peer is there.
@@ -268,6 +302,61 @@ impl Sender {
     }
 }
 
+/// What a message is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// UTF-8.
+    Text,
+    /// Bytes.
+    Binary,
+}
+
+/// A message that is being sent in pieces (RFC 6455 5.4). Dropped before its [end](Self::end), it closes the connection
+/// with 1011, for the rest of the message cannot be made up.
+#[derive(Debug)]
+pub struct Outgoing {
+    shared: Weak<Shared>,
+    next: Opcode,
+    ended: bool,
+}
+
+impl Outgoing {
+    /// Sends a piece. Of a text each piece has to be whole characters, or the peer's check fails at the end only.
+    ///
+    /// # Errors
+    /// As [`Sender::send`].
+    pub async fn part(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        let shared = self.shared.upgrade().ok_or(Error::Closed)?;
+        poll_fn(|cx| shared.poll_queue(cx.waker())).await?;
+        let opcode = std::mem::replace(&mut self.next, Opcode::Continuation);
+        shared.push_fragment(false, opcode, bytes);
+        Ok(())
+    }
+
+    /// Ends the message.
+    ///
+    /// # Errors
+    /// As [`Sender::send`].
+    pub async fn end(mut self) -> Result<(), Error> {
+        let shared = self.shared.upgrade().ok_or(Error::Closed)?;
+        poll_fn(|cx| shared.poll_queue(cx.waker())).await?;
+        shared.push_fragment(true, self.next, b"");
+        self.ended = true;
+        Ok(())
+    }
+}
+
+impl Drop for Outgoing {
+    fn drop(&mut self) {
+        let Some(shared) = self.shared.upgrade() else { return };
+        shared.open.set(false);
+        if !self.ended {
+            shared.close(Some(CloseFrame { code: Code::INTERNAL_ERROR, reason: "" }));
+        }
+        shared.wake_senders();
+    }
+}
+
 /// Why no message will come any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
@@ -283,7 +372,7 @@ pub(super) enum End {
 pub(super) struct Shared {
     pub(super) link: Rc<Link>,
     pub(super) settings: Rc<Settings>,
-    subprotocol: Option<&'static str>,
+    subprotocol: Option<Rc<str>>,
     /// What has arrived, on its way from one to the other.
     inbound: Cell<Option<Box<Inbound>>>,
     /// The handler has read all of it, and the driver is to read more.
@@ -292,6 +381,10 @@ pub(super) struct Shared {
     pub(super) end: Cell<Option<End>>,
     peer_code: Cell<Option<Code>>,
     pub(super) queue: RefCell<Queue>,
+    /// Messages that were not sent because the queue was full.
+    dropped: Cell<u64>,
+    /// A message is being sent in pieces.
+    open: Cell<bool>,
     /// What the handler's messages are borrowed from, so that it can be sent without a copy.
     pub(super) lent: RefCell<Option<Rc<Batch>>>,
     pub(super) lent_message: RefCell<Option<Rc<Batch>>>,
@@ -305,17 +398,24 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(link: Rc<Link>, settings: Rc<Settings>, subprotocol: Option<&'static str>) -> Rc<Self> {
+    pub(super) fn new(link: Rc<Link>, settings: Rc<Settings>, session: &Session, role: Role) -> Rc<Self> {
+        let agreed = session.deflate.zip(settings.deflate.as_ref());
+        let contexts = &link.worker.contexts;
+        let compressor = agreed.map(|(agreed, deflate)| Compressor::new(role, agreed, deflate, contexts));
+        let masks = (role == Role::Client).then(RandomMasks::default);
+        let queue = Queue::new(masks, compressor, settings.when_full == WhenFull::DropOldest);
         Rc::new(Self {
             link,
             settings,
-            subprotocol,
+            subprotocol: session.subprotocol.clone(),
             inbound: Cell::new(None),
             is_read: Cell::new(false),
             abandoned: Cell::new(false),
             end: Cell::new(None),
             peer_code: Cell::new(None),
-            queue: RefCell::default(),
+            queue: RefCell::new(queue),
+            dropped: Cell::new(0),
+            open: Cell::new(false),
             lent: RefCell::default(),
             lent_message: RefCell::default(),
             close_sent: Cell::new(false),
@@ -405,7 +505,49 @@ impl Shared {
 
     // ---- what is to be sent -------------------------------------------------------------------------------------
 
+    /// Waits until a message may be queued, or decides at once that it is not to be: `false`.
+    fn poll_admission(&self, waker: &Waker) -> Poll<Result<bool, Error>> {
+        let policy = self.settings.when_full;
+        let mut is_full = !self.queue.borrow().has_room(self.settings.queue_max);
+        if is_full && policy != WhenFull::Wait && !self.queue.borrow().is_stalled() {
+            // Nobody is slow yet: the socket was not asked. An error is met again by the driver.
+            drop(self.queue.borrow_mut().send(&self.link));
+            is_full = !self.queue.borrow().has_room(self.settings.queue_max);
+        }
+        let is_closed = self.close_sent.get() || self.end.get().is_some();
+        if policy == WhenFull::Wait || !is_full || is_closed || self.open.get() {
+            return self.poll_room(waker).map_ok(|()| true);
+        }
+        match policy {
+            WhenFull::Close => {
+                let reason = "too slow";
+                self.close(Some(CloseFrame { code: Code::TRY_AGAIN_LATER, reason }));
+                Poll::Ready(Err(Error::Closed))
+            }
+            WhenFull::DropOldest => {
+                let dropped = self.queue.borrow_mut().drop_oldest(self.settings.queue_max);
+                // What cannot be taken back is not followed by more.
+                let has_room = self.queue.borrow().has_room(self.settings.queue_max);
+                self.dropped.set(self.dropped.get() + dropped + u64::from(!has_room));
+                Poll::Ready(Ok(has_room))
+            }
+            _ => {
+                self.dropped.set(self.dropped.get() + 1);
+                Poll::Ready(Ok(false))
+            }
+        }
+    }
+
+    /// Waits for room, and for the end of a message that is sent in pieces.
     fn poll_room(&self, waker: &Waker) -> Poll<Result<(), Error>> {
+        if self.open.get() && !self.close_sent.get() && self.end.get().is_none() {
+            self.wait_to_send(waker);
+            return Poll::Pending;
+        }
+        self.poll_queue(waker)
+    }
+
+    fn poll_queue(&self, waker: &Waker) -> Poll<Result<(), Error>> {
         if self.close_sent.get() || self.end.get().is_some() {
             return Poll::Ready(Err(Error::Closed));
         }
@@ -413,13 +555,16 @@ impl Shared {
         if self.queue.borrow().has_room(self.settings.queue_max) && !self.link.is_spent() {
             return Poll::Ready(Ok(()));
         }
+        self.wait_to_send(waker);
+        self.call_driver();
+        Poll::Pending
+    }
+
+    fn wait_to_send(&self, waker: &Waker) {
         let mut sending = self.sending.borrow_mut();
         if !sending.iter().any(|kept| kept.will_wake(waker)) {
             sending.push(waker.clone());
         }
-        drop(sending);
-        self.call_driver();
-        Poll::Pending
     }
 
     /// Wakes those who wait for room if there is some; `true` if the handler itself may be among them.
@@ -440,9 +585,15 @@ impl Shared {
         self.call_driver();
     }
 
+    fn push_fragment(&self, fin: bool, opcode: Opcode, payload: &[u8]) {
+        self.link.spend(payload.len());
+        self.queue.borrow_mut().push_fragment(fin, opcode, payload, &self.link);
+        self.call_driver();
+    }
+
     fn push_message(&self, opcode: Opcode, payload: &[u8]) {
         self.link.spend(payload.len());
-        if payload.len() >= LENT_MIN {
+        if self.queue.borrow().borrows(payload.len()) {
             for lent in [&self.lent, &self.lent_message] {
                 if let Some(batch) = &*lent.borrow()
                     && let Some((start, end)) = batch.place_of(payload)
@@ -495,9 +646,6 @@ impl std::fmt::Debug for Shared {
         f.debug_struct("Shared").field("link", &self.link).finish_non_exhaustive()
     }
 }
-
-/// Below this a copy is cheaper than a piece more for the kernel to gather.
-const LENT_MIN: usize = 2048;
 
 fn keep(cell: &Cell<Option<Waker>>, waker: &Waker) {
     let kept = cell.take().filter(|kept| kept.will_wake(waker));
