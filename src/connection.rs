@@ -3,7 +3,15 @@
 //! It waits for a head with little in hand; what only an answer needs is boxed for as long as it is given, and freed
 //! when the session begins.
 
-use std::{any::Any, future::poll_fn, io, panic, pin::pin, rc::Rc, task::Poll};
+use std::{
+    any::Any,
+    io, panic,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+};
+
+use pin_project_lite::pin_project;
 
 use crate::{
     Error, Reason, Rejection, Request, Response,
@@ -27,21 +35,16 @@ pub(crate) async fn serve(tracked: Tracked) {
         let head_len = match next_head(&link, &mut buf, is_first).await {
             Ok(Some(head_len)) => head_len,
             Ok(None) => return,
-            Err(Error::Rejected(rejection)) => {
-                if refuse(&link, &rejection).await.is_ok() {
-                    linger(&link).await;
-                }
-                return;
-            }
+            Err(Error::Rejected(rejection)) => return Box::pin(refuse_and_close(&link, rejection)).await,
             Err(_) => return,
         };
         is_first = false;
         add(&link.worker.counters.requests, 1);
-        // Boxed: it is large, and an idle connection does not keep it.
+        // Boxed, as the ends are: they are large, and an idle connection does not keep room for them.
         let answered = Box::pin(catch(answer(&link, &mut buf, head_len))).await;
         match answered {
             Ok(Ok(Next::Request)) => {}
-            Ok(Ok(Next::Close)) => return linger(&link).await,
+            Ok(Ok(Next::Close)) => return Box::pin(linger(&link)).await,
             Ok(Ok(Next::Switch(accepted))) => {
                 monoio::spawn(session(tracked, buf, accepted));
                 return;
@@ -49,10 +52,7 @@ pub(crate) async fn serve(tracked: Tracked) {
             Ok(Err(_)) => return,
             Err(panic) => {
                 report_panic(&link, &*panic);
-                if refuse(&link, &Reason::Internal.into()).await.is_ok() {
-                    linger(&link).await;
-                }
-                return;
+                return Box::pin(refuse_and_close(&link, Reason::Internal.into())).await;
             }
         }
     }
@@ -430,6 +430,12 @@ async fn refuse(link: &Link, rejection: &Rejection) -> Result<(), Error> {
     write_all(link, &bytes).await
 }
 
+async fn refuse_and_close(link: &Link, rejection: Rejection) {
+    if refuse(link, &rejection).await.is_ok() {
+        linger(link).await;
+    }
+}
+
 fn note_rejection(link: &Link, rejection: &Rejection, request: Option<&Request<'_>>) {
     link.worker.counters.rejected(rejection.reason());
     tracing::info!(
@@ -470,7 +476,7 @@ async fn session(tracked: Tracked, buf: ReadBuf, accepted: Accepted) {
     }
     link.end();
     if !matches!(ended, Ok(Err(Error::Io(_) | Error::TimedOut))) && !link.was_cut() {
-        linger(&link).await;
+        Box::pin(linger(&link)).await;
     }
     counters.ended(if link.was_cut() { "cut" } else { kind });
     add(&counters.received, link.received.get());
@@ -531,20 +537,31 @@ const LINGER_MAX: usize = 8 << 20;
 
 /// Answers 503 to a connection for which there is no room.
 pub(crate) async fn turn_away(tracked: Tracked) {
-    if refuse(&tracked.0, &Reason::TooManyConnections.into()).await.is_ok() {
-        linger(&tracked.0).await;
-    }
+    refuse_and_close(&tracked.0, Reason::TooManyConnections.into()).await;
 }
 
 /// Runs a future whose panic is ours to deal with, and costs nobody else anything.
-pub(crate) async fn catch<F: Future>(future: F) -> Result<F::Output, Box<dyn Any + Send>> {
-    let mut future = pin!(future);
-    poll_fn(|cx| {
+pub(crate) fn catch<F: Future>(future: F) -> Catch<F> {
+    Catch { future }
+}
+
+pin_project! {
+    /// A type and not an `async fn`, which would have room for the future twice.
+    pub(crate) struct Catch<F> {
+        #[pin]
+        future: F,
+    }
+}
+
+impl<F: Future> Future for Catch<F> {
+    type Output = Result<F::Output, Box<dyn Any + Send>>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let future = self.project().future;
         // After a panic the future is dropped and never polled again, so nothing sees it half done.
-        match panic::catch_unwind(panic::AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+        match panic::catch_unwind(panic::AssertUnwindSafe(|| future.poll(cx))) {
             Ok(poll) => poll.map(Ok),
             Err(panic) => Poll::Ready(Err(panic)),
         }
-    })
-    .await
+    }
 }

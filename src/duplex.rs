@@ -64,7 +64,8 @@ impl Duplex {
     /// Waits for bytes and appends them to `buffer`, at most its spare capacity; `Ok(0)` is the end.
     pub async fn read(&self, mut buffer: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
         if self.dice.roll(self.faults.delay) {
-            monoio::time::sleep(Duration::from_millis(self.dice.next() % 4)).await;
+            // Boxed: a timer is large, and every read would have room for it.
+            Box::pin(monoio::time::sleep(Duration::from_millis(self.dice.next() % 4))).await;
         }
         let result = poll_fn(|cx| match self.try_read(&mut buffer) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {

@@ -4,17 +4,20 @@ use std::{
     any::Any,
     cell::{Cell, OnceCell, RefCell},
     net::SocketAddr,
+    pin::Pin,
     rc::Rc,
     sync::{Arc, Mutex, PoisonError, atomic::AtomicU8, atomic::Ordering},
+    task::{Context, Poll},
     time::{Duration, Instant, SystemTime},
 };
 
 use monoio::net::UnixStream;
+use pin_project_lite::pin_project;
 
 use crate::{
     Config, Registry, Stats, Stream,
     buffer::{HOT, LARGE, Pool},
-    connection,
+    connection::{self, Catch},
     listener::Listening,
     metrics::Counters,
     protocols::websocket::Batch,
@@ -139,7 +142,7 @@ impl Worker {
         match sockets {
             Some((socket, _)) => drop(socket.writable(false).await),
             // epoll says at once that there is room, without a look at anything else.
-            None => monoio::time::sleep(Duration::from_millis(1)).await,
+            None => Box::pin(monoio::time::sleep(Duration::from_millis(1))).await,
         }
     }
 
@@ -263,11 +266,26 @@ impl Control {
 /// Runs a task of its own on this core, beside the handler that starts it. A panic costs that task only, where one of
 /// [`monoio::spawn`]'s tasks would take the core with it.
 pub fn spawn(task: impl Future<Output = ()> + 'static) {
-    monoio::spawn(async move {
-        if let Err(panic) = connection::catch(task).await {
+    monoio::spawn(Guarded { task: connection::catch(task) });
+}
+
+pin_project! {
+    struct Guarded<F> {
+        #[pin]
+        task: Catch<F>,
+    }
+}
+
+impl<F: Future<Output = ()>> Future for Guarded<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let Poll::Ready(ended) = self.project().task.poll(cx) else { return Poll::Pending };
+        if let Err(panic) = ended {
             tracing::error!(message = panic_message(&*panic), "a task of a handler panicked");
         }
-    });
+        Poll::Ready(())
+    }
 }
 
 /// A panic's message, where it has one.

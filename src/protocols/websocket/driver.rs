@@ -156,8 +156,7 @@ where
             if link.is_spent() {
                 link.pass().await;
             }
-            let filling = std::mem::take(&mut inbound.buf).fill(&link.stream, &link.worker.hot);
-            let mut filling = pin!(filling);
+            let mut filling = pin!(std::mem::take(&mut inbound.buf).fill(&link.stream, &link.worker.hot));
             self.is_reading = true;
             let mut has_waited = false;
             let filled = poll_fn(|cx| {

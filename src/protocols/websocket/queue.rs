@@ -35,7 +35,7 @@ pub(super) struct Queue {
     masks: Option<RandomMasks>,
     compressor: Option<Box<Compressor>>,
     /// Where the waiting messages end, if the oldest may have to go.
-    ends: Option<Box<VecDeque<Waiting>>>,
+    ends: Option<VecDeque<Waiting>>,
 }
 
 /// Somebody else's bytes, between the frames before `at` and those behind.
@@ -80,7 +80,7 @@ impl Queue {
         Self {
             masks,
             compressor: compressor.map(Box::new),
-            ends: drops_oldest.then(Box::default),
+            ends: drops_oldest.then(VecDeque::new),
             ..Self::default()
         }
     }
