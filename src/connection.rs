@@ -14,7 +14,7 @@ use std::{
 use pin_project_lite::pin_project;
 
 use crate::{
-    Error, Reason, Rejection, Request, Response,
+    Error, Reason, Rejection, Request, Response, Token,
     buffer::ReadBuf,
     http::{BodyReader, Framing, Head, HeadScanner, Version},
     metrics::add,
@@ -46,7 +46,7 @@ pub(crate) async fn serve(tracked: Tracked) {
             Ok(Ok(Next::Request)) => {}
             Ok(Ok(Next::Close)) => return Box::pin(linger(&link)).await,
             Ok(Ok(Next::Switch(accepted))) => {
-                monoio::spawn(session(tracked, buf, accepted));
+                monoio::spawn(session(tracked, buf, accepted.token, accepted.run));
                 return;
             }
             Ok(Err(_)) => return,
@@ -447,19 +447,27 @@ fn note_rejection(link: &Link, rejection: &Rejection, request: Option<&Request<'
     );
 }
 
-/// Speaks the new protocol, and sees to its end.
-async fn session(tracked: Tracked, buf: ReadBuf, accepted: Accepted) {
+/// Speaks the new protocol, and sees to its end; in either role.
+pub(crate) async fn session<F>(
+    tracked: Tracked,
+    buf: ReadBuf,
+    token: Token,
+    run: impl FnOnce(Upgraded) -> F,
+) -> Result<Result<(), Error>, Panic>
+where
+    F: Future<Output = Result<(), Error>>,
+{
     let link = Rc::clone(&tracked.0);
     let counters = &link.worker.counters;
-    tracked.switched(accepted.token);
-    counters.upgraded(accepted.token);
-    tracing::debug!(id = link.id, peer = link.peer.map(tracing::field::display), token = %accepted.token, "switched");
+    tracked.switched(token);
+    counters.upgraded(token);
+    tracing::debug!(id = link.id, peer = link.peer.map(tracing::field::display), %token, "switched");
     link.deadline(Side::Read, NEVER);
     link.received.set(buf.unread().len() as u64);
     link.sent.set(0);
 
     let upgraded = Upgraded::new(Rc::clone(&link), buf);
-    let ended = catch(async move { (accepted.run)(upgraded).await }).await;
+    let ended = catch(async move { run(upgraded).await }).await;
     let kind = match &ended {
         Ok(Ok(())) => "ok",
         Ok(Err(error)) => error.kind(),
@@ -494,7 +502,11 @@ async fn session(tracked: Tracked, buf: ReadBuf, accepted: Accepted) {
         error,
         "ended"
     );
+    ended
 }
+
+/// What a panic leaves.
+pub(crate) type Panic = Box<dyn Any + Send>;
 
 fn report_panic(link: &Link, panic: &(dyn Any + Send)) {
     add(&link.worker.counters.panics, 1);
@@ -554,7 +566,7 @@ pin_project! {
 }
 
 impl<F: Future> Future for Catch<F> {
-    type Output = Result<F::Output, Box<dyn Any + Send>>;
+    type Output = Result<F::Output, Panic>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let future = self.project().future;

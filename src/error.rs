@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::rejection::Rejection;
+use crate::{rejection::Rejection, ws::opening::Refusal};
 
 /// What ends a connection before its protocol was done.
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +17,9 @@ pub enum Error {
     /// The request was answered with something other than 101.
     #[error("the request was refused: {0}")]
     Rejected(Rejection),
+    /// Our own request was answered with something other than 101.
+    #[error("the server refused: {0}")]
+    Refused(Box<Refusal>),
     /// The peer was silent, or took nothing, for longer than a limit allows.
     #[error("the peer exceeded a time limit")]
     TimedOut,
@@ -37,6 +40,7 @@ impl Error {
             Self::Io(_) => "io",
             Self::Peer(_) => "peer",
             Self::Rejected(_) => "rejected",
+            Self::Refused(_) => "refused",
             Self::TimedOut => "timed-out",
             Self::Closed => "closed",
         }

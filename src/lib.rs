@@ -79,3 +79,7 @@ struct Readme;
 #[cfg(doctest)]
 #[doc = include_str!("../docs/protocols.md")]
 struct Protocols;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/websocket.md")]
+struct WebSockets;

@@ -110,6 +110,19 @@ impl Worker {
         self.sessions.tick(now);
     }
 
+    /// [Ticks](Self::tick) for as long as the worker is somebody's. For a worker of one's own, as a task beside its
+    /// connections.
+    pub fn keep_time(self: &Rc<Self>) -> impl Future<Output = ()> + use<> {
+        let worker = Rc::downgrade(self);
+        async move {
+            while let Some(worker) = worker.upgrade() {
+                worker.tick();
+                drop(worker);
+                monoio::time::sleep(Self::TICK).await;
+            }
+        }
+    }
+
     /// How coarse the deadlines are.
     pub const TICK: Duration = Duration::from_millis(50);
 

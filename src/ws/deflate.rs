@@ -175,6 +175,8 @@ pub(super) struct Decompressor {
     context: Option<Decompress>,
     /// Something came since the message or, within it, a final block.
     has_begun: bool,
+    /// The last part was as long as it could be: there may be more of what was taken.
+    is_full: bool,
 }
 
 impl Decompressor {
@@ -184,7 +186,8 @@ impl Decompressor {
             Role::Client => agreed.server_no_context_takeover,
             Role::Server => agreed.client_no_context_takeover,
         };
-        Self { contexts: Rc::clone(contexts), takeover: !no_takeover, context: None, has_begun: false }
+        let contexts = Rc::clone(contexts);
+        Self { contexts, takeover: !no_takeover, context: None, has_begun: false, is_full: false }
     }
 
     /// Inflates a piece of a message, and gives it to `sink` in pieces that are not long.
@@ -222,6 +225,49 @@ impl Decompressor {
                 None => {}
             }
         }
+    }
+
+    /// Inflates as much of a piece as yields `max` bytes, for `sink`. Returns how much that was, and whether nothing more
+    /// comes out of it; else call it again, with what was not taken, even if that is nothing.
+    pub(super) fn inflate_part(
+        &mut self,
+        piece: &[u8],
+        max: usize,
+        sink: impl FnOnce(&[u8]) -> Result<(), Fault>,
+    ) -> Result<(usize, bool), Fault> {
+        if piece.is_empty() && !self.is_full {
+            return Ok((0, true));
+        }
+        let context = self.context.get_or_insert_with(|| self.contexts.decompress());
+        let mut out = self.contexts.piece.borrow_mut();
+        if out.is_empty() {
+            *out = vec![0; PIECE].into_boxed_slice();
+        }
+        let out = &mut out[..max];
+        let (mut bytes, mut filled) = (piece, 0);
+        while filled < out.len() {
+            let Progress { consumed, produced, stopped } = context.decompress(bytes, &mut out[filled..]);
+            bytes = &bytes[consumed..];
+            filled += produced;
+            self.has_begun = true;
+            match stopped {
+                Some(Stopped::Invalid) => return Err(Fault::InvalidDeflate),
+                // As in `inflate`.
+                Some(Stopped::Final) => {
+                    context.reset();
+                    self.has_begun = false;
+                    if bytes.is_empty() {
+                        break;
+                    }
+                }
+                None if filled == out.len() || bytes.is_empty() => break,
+                None if consumed == 0 && produced == 0 => return Err(Fault::InvalidDeflate),
+                None => {}
+            }
+        }
+        self.is_full = filled == out.len() && self.has_begun;
+        sink(&out[..filled])?;
+        Ok((piece.len() - bytes.len(), bytes.is_empty() && !self.is_full))
     }
 
     /// The message ends here. What its compressor has left out is put back (7.2.2): an empty block that yields nothing,

@@ -4,6 +4,9 @@
 //! the event borrows them. Any other payload is taken as it arrives, so that a long message needs
 //! no long read buffer, and bad text fails at its first bad byte. A compressed one is inflated on
 //! the way, and only what comes out of it counts.
+//!
+//! Who does not want a long message as a whole takes it [in parts](Receiver::in_parts): where they arrived if they are
+//! bytes as they stand, else copied, a few KiB at a time.
 
 use std::{ops::ControlFlow, rc::Rc};
 
@@ -23,6 +26,8 @@ pub struct Receiver {
     assembly: Assembly,
     /// For compressed messages, if they were agreed on.
     decompressor: Option<Box<Decompressor>>,
+    /// Messages are not put together.
+    is_in_parts: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -51,8 +56,11 @@ struct Rest {
 struct Open {
     is_text: bool,
     is_compressed: bool,
-    /// Announced so far; never above what `length_max` says.
+    /// A part of it was found.
+    is_begun: bool,
+    /// Announced so far; never above what `length_max` says. In parts it is not counted.
     length: usize,
+    /// In parts, the empty ones since the last that was not.
     fragments: usize,
 }
 
@@ -96,6 +104,28 @@ pub enum Found {
     },
     /// In the receiver: a message that was put together.
     Message,
+    /// In the bytes: a part of a message of bytes, unmasked.
+    Part {
+        /// What it is of its message.
+        place: Place,
+        /// Where it begins.
+        start: usize,
+        /// And where it ends.
+        end: usize,
+    },
+    /// In the receiver: a part that is text, or was inflated.
+    Held(Place),
+}
+
+/// What a part is of its message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The message is text.
+    pub is_text: bool,
+    /// The message begins with it.
+    pub is_first: bool,
+    /// The message ends with it.
+    pub is_last: bool,
 }
 
 /// Something whole that the peer said.
@@ -113,10 +143,23 @@ pub enum Event<'a> {
     Close(Option<CloseFrame<'a>>),
 }
 
+/// A part of a message, or all of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part<'a> {
+    /// [`Event::Text`], which is whole characters, or [`Event::Binary`].
+    pub event: Event<'a>,
+    /// The message begins with it.
+    pub is_first: bool,
+    /// The message ends with it.
+    pub is_last: bool,
+}
+
 impl Receiver {
     /// The most that `receive` leaves unread while it waits for more: a control frame, less one
     /// byte. Precondition: the caller's buffer holds more than this, or a peer could stall it.
     pub const UNREAD_MAX: usize = 2 + 4 + 125 - 1;
+    /// The longest part. One that is copied has at most 16 KiB.
+    pub const PART_MAX: usize = 64 << 10;
 
     /// For our role: a server's receiver reads what a client sent.
     pub fn new(role: Role, limits: Limits) -> Self {
@@ -127,6 +170,7 @@ impl Receiver {
             open: None,
             assembly: Assembly::default(),
             decompressor: None,
+            is_in_parts: false,
         }
     }
 
@@ -135,6 +179,21 @@ impl Receiver {
     pub fn with_deflate(role: Role, limits: Limits, agreed: Agreed, contexts: &Rc<Contexts>) -> Self {
         let decompressor = Decompressor::new(role, agreed, contexts);
         Self { decompressor: Some(Box::new(decompressor)), ..Self::new(role, limits) }
+    }
+
+    /// From now on messages are found in parts, as they arrive: of at most [`PART_MAX`](Self::PART_MAX) bytes, and text
+    /// cut only between characters. What was put together of a message before is its first part.
+    ///
+    /// No more than a part is held, so a message has no longest length, and no most fragments: of these only as many
+    /// empty ones in a row as [`Limits::fragments_max`] says.
+    pub fn in_parts(&mut self) {
+        if std::mem::replace(&mut self.is_in_parts, true) {
+            return;
+        }
+        self.limits.message_max = usize::MAX;
+        if let Some(open) = &mut self.open {
+            (open.length, open.fragments) = (0, 0);
+        }
     }
 
     /// Reads up to the first event. Call it again with what was not consumed, until there is no
@@ -161,6 +220,15 @@ impl Receiver {
         loop {
             match self.state {
                 State::Header => {}
+                State::Payload(rest) if self.is_in_parts => {
+                    let Step { consumed, found } = self.take_part(rest, bytes, at)?;
+                    let is_stuck = consumed == at && matches!(self.state, State::Payload(_));
+                    at = consumed;
+                    if found.is_some() || is_stuck {
+                        return Ok(Step { consumed: at, found });
+                    }
+                    continue;
+                }
                 State::Payload(rest) => {
                     at += self.take(rest, &mut bytes[at..])?;
                     match self.state {
@@ -181,7 +249,8 @@ impl Receiver {
             let start = at + size;
             let is_whole = header.length <= (bytes.len() - start) as u64;
             let is_event = header.opcode.is_control() || (header.fin && self.open.is_none() && !header.rsv1);
-            if !(is_whole && is_event) {
+            let is_small = !self.is_in_parts || header.length <= Self::PART_MAX as u64;
+            if !(is_whole && is_event && is_small) {
                 if header.opcode.is_control() {
                     return Ok(Step { consumed: at, found: None });
                 }
@@ -207,8 +276,12 @@ impl Receiver {
     /// `bytes`, which are the same and unchanged.
     #[inline]
     pub fn event<'a>(&'a mut self, found: Found, bytes: &'a [u8]) -> Result<Event<'a>, Fault> {
-        let Found::Frame { opcode, start, end } = found else { return Ok(self.deliver()) };
-        let payload = &bytes[start..end];
+        let (opcode, payload) = match found {
+            Found::Frame { opcode, start, end } => (opcode, &bytes[start..end]),
+            Found::Message => return Ok(self.deliver()),
+            Found::Part { start, end, .. } => return Ok(Event::Binary(&bytes[start..end])),
+            Found::Held(place) => return Ok(self.assembly.event(place.is_text)),
+        };
         Ok(match opcode {
             Opcode::Text => Event::Text(text(payload)?),
             Opcode::Ping | Opcode::Pong => sign_of_life(opcode, payload),
@@ -220,6 +293,15 @@ impl Receiver {
             // `admit` has refused a continuation, for no message is open.
             Opcode::Binary | Opcode::Continuation => Event::Binary(payload),
         })
+    }
+
+    /// The same for who takes messages in parts: what is a message by itself is its first part and its last.
+    pub fn part<'a>(&'a mut self, found: Found, bytes: &'a [u8]) -> Result<Part<'a>, Fault> {
+        let (is_first, is_last) = match found {
+            Found::Part { place, .. } | Found::Held(place) => (place.is_first, place.is_last),
+            Found::Frame { .. } | Found::Message => (true, true),
+        };
+        Ok(Part { event: self.event(found, bytes)?, is_first, is_last })
     }
 
     /// After [`Found::Message`], instead of [`event`](Self::event): the message itself, if it is a
@@ -244,7 +326,7 @@ impl Receiver {
     }
 
     /// What the message that is put together takes in memory.
-    #[cfg(all(test, feature = "deflate"))]
+    #[cfg(test)]
     pub(super) fn capacity(&self) -> usize {
         self.assembly.text.capacity() + self.assembly.binary.capacity()
     }
@@ -294,9 +376,19 @@ impl Receiver {
         // It was admitted, so it is not longer than `length_max` says, which is a `usize`.
         let length = header.length as usize;
         let (is_text, is_compressed) = (header.opcode == Opcode::Text, header.rsv1);
-        let open = self.open.get_or_insert(Open { is_text, is_compressed, length: 0, fragments: 0 });
-        open.length += length;
-        open.fragments += 1;
+        let open = self.open.get_or_insert(Open {
+            is_text,
+            is_compressed,
+            is_begun: false,
+            length: 0,
+            fragments: 0,
+        });
+        if !self.is_in_parts {
+            open.length += length;
+            open.fragments += 1;
+        } else {
+            open.fragments = if length == 0 { open.fragments + 1 } else { 0 };
+        }
         let (fin, mask) = (header.fin, header.mask);
         self.state = State::Payload(Rest { fin, mask, taken: 0, left: length });
     }
@@ -341,10 +433,74 @@ impl Receiver {
         if is_last { decompressor.finish() } else { Ok(()) }
     }
 
+    /// Takes what has arrived of a data frame's payload from `at` on, until it is a part.
+    #[inline(never)] // as `inflate`
+    fn take_part(&mut self, rest: Rest, bytes: &mut [u8], at: usize) -> Result<Step, Fault> {
+        let Self { assembly, decompressor, open: message, .. } = self;
+        let open = message.as_mut().expect("a payload is taken only after `begin`");
+        let (is_text, is_first) = (open.is_text, !open.is_begun);
+        if is_first && !assembly.is_empty() {
+            // It was put together before anybody wanted parts.
+            open.is_begun = true;
+            let place = Place { is_text, is_first, is_last: false };
+            return Ok(Step { consumed: at, found: Some(Found::Held(place)) });
+        }
+        assembly.clear();
+        let is_in_place = !is_text && !open.is_compressed;
+        let piece_max = if open.is_compressed {
+            INPUT
+        } else if is_text {
+            HELD_MAX
+        } else {
+            Self::PART_MAX
+        };
+        let end = at + rest.left.min(bytes.len() - at).min(piece_max);
+        let piece = &mut bytes[at..end];
+        if let Some(key) = rest.mask {
+            mask::apply(piece, key, rest.taken);
+        }
+        let (mut size, mut is_drained) = (piece.len(), true);
+        if open.is_compressed {
+            let decompressor = decompressor.as_mut().expect("`admit` has refused the message without it");
+            (size, is_drained) = decompressor
+                .inflate_part(piece, HELD_MAX, |inflated| assembly.append(is_text, inflated, usize::MAX))?;
+            if let Some(key) = rest.mask {
+                mask::apply(&mut piece[size..], key, rest.taken + size); // it will be read once more
+            }
+        } else if is_text {
+            assembly.append(true, piece, usize::MAX)?;
+        }
+        let is_frame_over = size == rest.left && is_drained;
+        let is_last = rest.fin && is_frame_over;
+        if is_last {
+            if open.is_compressed {
+                decompressor.as_mut().map_or(Ok(()), |decompressor| decompressor.finish())?;
+            }
+            assembly.finish()?;
+        }
+        let is_empty = if is_in_place { size == 0 } else { assembly.is_empty() };
+        let found = (is_last || !is_empty).then(|| {
+            open.is_begun = true;
+            let place = Place { is_text, is_first, is_last };
+            if is_in_place { Found::Part { place, start: at, end: at + size } } else { Found::Held(place) }
+        });
+        if is_last {
+            *message = None;
+        }
+        self.state = if is_last && !is_in_place {
+            State::Delivered
+        } else if is_frame_over {
+            State::Header
+        } else {
+            State::Payload(Rest { taken: rest.taken + size, left: rest.left - size, ..rest })
+        };
+        Ok(Step { consumed: at + size, found })
+    }
+
     /// The message that has just ended.
     fn deliver(&mut self) -> Event<'_> {
         let is_text = self.open.take().is_some_and(|open| open.is_text);
-        if is_text { Event::Text(&self.assembly.text) } else { Event::Binary(&self.assembly.binary) }
+        self.assembly.event(is_text)
     }
 
     /// Forgets the message that was delivered.
@@ -355,6 +511,15 @@ impl Receiver {
 }
 
 impl Assembly {
+    fn event(&self, is_text: bool) -> Event<'_> {
+        if is_text { Event::Text(&self.text) } else { Event::Binary(&self.binary) }
+    }
+
+    /// Whether nothing can be handed out: the beginning of a character cannot.
+    fn is_empty(&self) -> bool {
+        self.text.is_empty() && self.binary.is_empty()
+    }
+
     /// How much of the message is here.
     fn len(&self) -> usize {
         self.text.len() + self.validator.pending() + self.binary.len()
@@ -401,6 +566,10 @@ fn room(length: usize, capacity: usize, more: usize, max: usize) -> usize {
 }
 
 const CAPACITY_KEPT: usize = 16 << 10;
+/// What is taken of a part that is copied: with the beginning of a character before it, it fits in what is kept.
+const HELD_MAX: usize = CAPACITY_KEPT - 3;
+/// Compressed bytes that are looked at for a part. What is not taken of them is masked again.
+const INPUT: usize = 4 << 10;
 
 fn sign_of_life(opcode: Opcode, payload: &[u8]) -> Event<'_> {
     if opcode == Opcode::Ping { Event::Ping(payload) } else { Event::Pong(payload) }

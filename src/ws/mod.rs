@@ -4,6 +4,7 @@
 //! | file | section | what |
 //! |---|---|---|
 //! | `accept.rs` | 4 | `Sec-WebSocket-Key` and its answer |
+//! | `opening.rs` | 4.1 | the client's request for the switch, and what the answer means |
 //! | `frame.rs` | 5.2 | the frame header, both ways |
 //! | `mask.rs` | 5.3 | masking, at the width of this CPU |
 //! | `message.rs` | 5.4–5.6 | frames to events: fragments, control frames, limits |
@@ -23,12 +24,15 @@ pub mod close;
 mod compressed_conversations;
 #[cfg(test)]
 mod conversations;
+#[cfg(test)]
+mod conversations_in_parts;
 mod deflate;
 pub mod extension;
 mod fault;
 pub mod frame;
 pub mod mask;
 mod message;
+pub mod opening;
 mod send;
 mod utf8;
 mod zlib;
@@ -39,7 +43,8 @@ pub use deflate::{Compressor, Contexts};
 pub use extension::{Agreed, Deflate};
 pub use fault::Fault;
 pub use frame::{Header, Opcode, write_frame};
-pub use message::{Event, Found, Received, Receiver, Step};
+pub use message::{Event, Found, Part, Place, Received, Receiver, Step};
+pub use opening::Opening;
 pub use send::{Prepared, write_message};
 
 /// Which end of the connection we are. It decides who masks (5.1).

@@ -7,7 +7,9 @@
 //! | `refusals` | every answer that says no, with its reason |
 //! | `switching` | the handshake of any protocol |
 //! | `websocket` | RFC 6455 behind its handshake |
+//! | `parts` | long messages, as they arrive |
 //! | `handlers` | what a message handler can rely on |
+//! | `queues` | what waits to be sent: policies, messages for many, pieces |
 //! | `ends` | time limits, drain, cuts, panics |
 //! | `probes` | the opening handshakes that were sent to sixteen other servers |
 
@@ -15,7 +17,9 @@ mod ends;
 mod handlers;
 mod harness;
 mod ordinary;
+mod parts;
 mod probes;
+mod queues;
 mod refusals;
 mod switching;
 mod websocket;

@@ -58,8 +58,11 @@ impl Batch {
                                 return;
                             }
                         }
+                        Some(Found::Part { place, start, end }) => {
+                            self.found.push(Found::Part { place, start: base + start, end: base + end });
+                        }
                         // The decoder holds it, and can go on only when it was delivered.
-                        Some(Found::Message) => return self.found.push(Found::Message),
+                        Some(found @ (Found::Message | Found::Held(_))) => return self.found.push(found),
                         None => return,
                     }
                 }
@@ -111,6 +114,9 @@ impl Inbound {
         if let Some(found) = self.ahead.take() {
             return Ok(Some(found));
         }
+        if shared.in_parts.get() {
+            self.decoder.in_parts();
+        }
         if self.message.take().is_some() {
             shared.lent_message.take();
         }
@@ -152,6 +158,15 @@ impl Inbound {
             }
             return Ok(step.found);
         }
+    }
+
+    /// What was found by the last step, for who takes messages in parts.
+    pub(super) fn part(&mut self, found: Found) -> Result<ws::Part<'_>, Fault> {
+        let bytes = match &self.batch {
+            Some(batch) => &batch.bytes[..],
+            None => self.buf.unread(),
+        };
+        self.decoder.part(found, bytes)
     }
 
     /// What was found by the last step, borrowed from where it lies.

@@ -208,7 +208,7 @@ where
             match self.flush(cx) {
                 // Who waited for room can go on at once.
                 Ok(()) if self.shared.wake_senders() => {}
-                Ok(()) if self.link.is_spent() && self.shared.has_senders() => {}
+                Ok(()) if self.link.is_spent() && self.shared.has_waiters() => {}
                 result => break result,
             }
         };

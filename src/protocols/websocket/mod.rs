@@ -7,9 +7,11 @@
 //! | `socket.rs` | what a message handler sees |
 //! | `batch.rs` | what has arrived in a large buffer, read at once and lent to who sends it on |
 //! | `queue.rs` | frames that wait to be sent, some of them where they arrived |
+//! | `client.rs` | the other role: connects, asks, and runs the same driver |
 //! | `driver.rs` | the one task of a connection: reads, pings, writes, closes |
 
 mod batch;
+mod client;
 mod driver;
 mod origin;
 mod queue;
@@ -22,8 +24,9 @@ use std::{
 };
 
 pub(crate) use batch::Batch;
+pub use client::Client;
 pub use origin::Origins;
-pub use socket::{Kind, Message, Outgoing, Receiver, Sender, Socket};
+pub use socket::{Kind, Message, Outgoing, Part, Receiver, Sender, Socket};
 
 use crate::{
     Accept, Decision, Error, Reason, Rejection, Request, Token, Upgrade, Upgraded, http,
@@ -209,9 +212,10 @@ where
         self.check(request).into()
     }
 
-    async fn run(&self, session: Session, connection: Upgraded) -> Result<(), Error> {
+    // Not an `async fn`, which would have room for its arguments twice.
+    fn run(&self, session: Session, connection: Upgraded) -> impl Future<Output = Result<(), Error>> {
         let settings = Rc::clone(&self.settings);
-        driver::run(&self.handler, settings, session, connection, ws::Role::Server).await
+        driver::run(&self.handler, settings, session, connection, ws::Role::Server)
     }
 }
 

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     Error,
     sessions::{Link, Side},
-    ws::{self, CloseFrame, Code, Compressor, Event, Opcode, Prepared, Role},
+    ws::{self, CloseFrame, Code, Compressor, Event, Fault, Found, Opcode, Prepared, Role},
 };
 
 /// A WebSocket, for the handler of its messages.
@@ -36,7 +36,7 @@ pub struct Socket {
 impl Socket {
     pub(super) fn new(shared: &Rc<Shared>) -> Self {
         Self {
-            receiver: Receiver { shared: Rc::clone(shared), inbound: None },
+            receiver: Receiver { shared: Rc::clone(shared), inbound: None, gathered: None },
             sender: Sender { shared: Rc::downgrade(shared) },
         }
     }
@@ -47,6 +47,14 @@ impl Socket {
     /// As [`Receiver::recv`].
     pub async fn recv(&mut self) -> Result<Option<Message<'_>>, Error> {
         self.receiver.recv().await
+    }
+
+    /// Waits for the next part of a message. See [`Receiver::recv_part`].
+    ///
+    /// # Errors
+    /// As [`Receiver::recv`].
+    pub async fn recv_part(&mut self) -> Result<Option<Part<'_>>, Error> {
+        self.receiver.recv_part().await
     }
 
     /// Sends a message. See [`Sender::send`].
@@ -119,6 +127,14 @@ impl<'a> Message<'a> {
         }
     }
 
+    /// What it is made of.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Text(_) => Kind::Text,
+            Self::Binary(_) => Kind::Binary,
+        }
+    }
+
     fn opcode(&self) -> Opcode {
         match self {
             Self::Text(_) => Opcode::Text,
@@ -151,12 +167,47 @@ impl<'a> From<&'a Vec<u8>> for Message<'a> {
     }
 }
 
+/// A part of a message, borrowed from where it lies. A small message is mostly one part, its first and its last. The
+/// last part of a longer one may be empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part<'a> {
+    /// Its bytes. A text is cut only between characters, so each of its parts is text.
+    pub content: Message<'a>,
+    /// The message begins with it.
+    pub is_first: bool,
+    /// The message ends with it.
+    pub is_last: bool,
+}
+
 /// The direction from the peer. While nobody receives, pings are not answered and the peer is slowed down by TCP; once
 /// it is dropped, messages are thrown away and the rest is seen to.
 #[derive(Debug)]
 pub struct Receiver {
     shared: Rc<Shared>,
     inbound: Option<Box<Inbound>>,
+    /// Where `recv` puts the parts of a message together.
+    gathered: Option<Box<Gathered>>,
+}
+
+/// What there is of a message, after `recv_part` has set the mode.
+#[derive(Debug)]
+struct Gathered {
+    kind: Kind,
+    bytes: Vec<u8>,
+    is_first: bool,
+    /// It was handed out.
+    is_over: bool,
+}
+
+impl Gathered {
+    fn message(&self) -> Message<'_> {
+        match self.kind {
+            Kind::Text => {
+                Message::Text(simdutf8::basic::from_utf8(&self.bytes).expect("each part is whole characters"))
+            }
+            Kind::Binary => Message::Binary(&self.bytes),
+        }
+    }
 }
 
 impl Receiver {
@@ -168,22 +219,17 @@ impl Receiver {
     /// ended without a close.
     pub async fn recv(&mut self) -> Result<Option<Message<'_>>, Error> {
         let found = loop {
-            if self.inbound.is_none() {
-                self.inbound = match poll_fn(|cx| self.shared.poll_inbound(cx.waker())).await {
-                    Ok(inbound) => Some(inbound),
-                    Err(End::Closed) => return Ok(None),
-                    Err(End::Lost) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
-                    Err(End::Failed(fault)) => return Err(Error::peer(fault)),
-                };
+            let Some(found) = self.find().await? else { return Ok(None) };
+            let (Found::Part { place, .. } | Found::Held(place)) = found else { break found };
+            if place.is_first && place.is_last {
+                break found;
             }
-            let inbound = self.inbound.as_mut().expect("it was just put there");
-            match inbound.step(&self.shared) {
-                Ok(Some(found)) => break found,
-                Ok(None) => self.shared.hand_back(self.inbound.take()),
-                Err(fault) => {
-                    self.shared.hand_back(self.inbound.take());
-                    return Err(self.shared.fail(fault));
-                }
+            self.gather(found)?;
+            if place.is_last {
+                return Ok(self.gathered.as_mut().map(|gathered| {
+                    gathered.is_over = true;
+                    gathered.message()
+                }));
             }
         };
         let inbound = self.inbound.as_mut().expect("something was found in it");
@@ -197,6 +243,99 @@ impl Receiver {
             Ok(Event::Ping(_) | Event::Pong(_)) => unreachable!("`step` reads on past them"),
             Err(fault) => Err(self.shared.fail(fault)),
         }
+    }
+
+    /// Waits for the next part of a message, as it arrives, so that a message may be longer than there is memory.
+    /// Dropping the future loses nothing.
+    ///
+    /// A part has at most 64 KiB, and not more is held of a message, so [`Settings::limits`] does not say how long one
+    /// may be. It is the connection's mode from the first call on, which had better be the handler's first: until then
+    /// messages are put together within the limits, and what there is of one is its first part, however long. A `recv`
+    /// after it puts the parts together itself: it returns a message, or what `recv_part` has left of one, within
+    /// [`message_max`](ws::Limits::message_max).
+    ///
+    /// # Errors
+    /// As [`recv`](Self::recv).
+    pub async fn recv_part(&mut self) -> Result<Option<Part<'_>>, Error> {
+        self.shared.in_parts.set(true);
+        poll_fn(|cx| self.shared.poll_turn(cx.waker())).await;
+        if self.gathered.as_ref().is_some_and(|gathered| !gathered.is_over) {
+            // A `recv` was dropped before the end of the message.
+            let gathered = self.gathered.as_mut().expect("it was just seen");
+            gathered.is_over = true;
+            return Ok(Some(Part {
+                content: gathered.message(),
+                is_first: gathered.is_first,
+                is_last: false,
+            }));
+        }
+        let Some(found) = self.find().await? else { return Ok(None) };
+        let inbound = self.inbound.as_mut().expect("something was found in it");
+        let ws::Part { event, is_first, is_last } = match inbound.part(found) {
+            Ok(part) => part,
+            Err(fault) => return Err(self.shared.fail(fault)),
+        };
+        let content = match event {
+            Event::Text(text) => Message::Text(text),
+            Event::Binary(bytes) => Message::Binary(bytes),
+            Event::Close(frame) => {
+                self.shared.peer_closes(frame);
+                return Ok(None);
+            }
+            Event::Ping(_) | Event::Pong(_) => unreachable!("`step` reads on past them"),
+        };
+        if matches!(found, Found::Held(_)) {
+            // A few bytes may be inflated to many, without a wait for the kernel.
+            self.shared.link.spend(content.len());
+        }
+        Ok(Some(Part { content, is_first, is_last }))
+    }
+
+    /// Reads up to something for the handler; `None` when the peer has closed.
+    #[inline]
+    async fn find(&mut self) -> Result<Option<Found>, Error> {
+        self.gathered.take_if(|gathered| gathered.is_over);
+        loop {
+            if self.inbound.is_none() {
+                self.inbound = match poll_fn(|cx| self.shared.poll_inbound(cx.waker())).await {
+                    Ok(inbound) => Some(inbound),
+                    Err(End::Closed) => return Ok(None),
+                    Err(End::Lost) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+                    Err(End::Failed(fault)) => return Err(Error::peer(fault)),
+                };
+            }
+            let inbound = self.inbound.as_mut().expect("it was just put there");
+            match inbound.step(&self.shared) {
+                Ok(Some(found)) => return Ok(Some(found)),
+                Ok(None) => self.shared.hand_back(self.inbound.take()),
+                Err(fault) => {
+                    self.shared.hand_back(self.inbound.take());
+                    return Err(self.shared.fail(fault));
+                }
+            }
+        }
+    }
+
+    /// Puts a part to those before it.
+    fn gather(&mut self, found: Found) -> Result<(), Error> {
+        let Self { shared, inbound, gathered } = self;
+        let part = inbound.as_mut().expect("something was found in it").part(found);
+        let part = part.map_err(|fault| shared.fail(fault))?;
+        let (kind, bytes) = match part.event {
+            Event::Text(text) => (Kind::Text, text.as_bytes()),
+            Event::Binary(bytes) => (Kind::Binary, bytes),
+            _ => unreachable!("a part is of a message"),
+        };
+        let gathered = gathered.get_or_insert_with(|| {
+            Box::new(Gathered { kind, bytes: Vec::new(), is_first: part.is_first, is_over: false })
+        });
+        if gathered.bytes.len() + bytes.len() <= shared.settings.limits.message_max {
+            gathered.bytes.extend_from_slice(bytes);
+            return Ok(());
+        }
+        self.gathered = None;
+        shared.hand_back(inbound.take());
+        Err(shared.fail(Fault::MessageTooLong))
     }
 
     /// The code that the peer has closed with: `None` before it has, or when it gave none.
@@ -365,7 +504,7 @@ pub(super) enum End {
     /// The connection ended without one.
     Lost,
     /// The peer broke a rule, and we have failed the connection.
-    Failed(ws::Fault),
+    Failed(Fault),
 }
 
 /// What the handler's halves and the driver have in common.
@@ -378,6 +517,8 @@ pub(super) struct Shared {
     /// The handler has read all of it, and the driver is to read more.
     is_read: Cell<bool>,
     pub(super) abandoned: Cell<bool>,
+    /// The handler takes messages in parts.
+    pub(super) in_parts: Cell<bool>,
     pub(super) end: Cell<Option<End>>,
     peer_code: Cell<Option<Code>>,
     pub(super) queue: RefCell<Queue>,
@@ -391,6 +532,8 @@ pub(super) struct Shared {
     pub(super) close_sent: Cell<bool>,
     pub(super) close_received: Cell<bool>,
     receiving: Cell<Option<Waker>>,
+    /// Who has parts to take, and waits for its turn to do so.
+    taking: Cell<Option<Waker>>,
     sending: RefCell<Vec<Waker>>,
     /// The driver's task, and whether it is the one that runs.
     task: Cell<Option<Waker>>,
@@ -411,6 +554,7 @@ impl Shared {
             inbound: Cell::new(None),
             is_read: Cell::new(false),
             abandoned: Cell::new(false),
+            in_parts: Cell::new(false),
             end: Cell::new(None),
             peer_code: Cell::new(None),
             queue: RefCell::new(queue),
@@ -421,6 +565,7 @@ impl Shared {
             close_sent: Cell::new(false),
             close_received: Cell::new(false),
             receiving: Cell::new(None),
+            taking: Cell::new(None),
             sending: RefCell::default(),
             task: Cell::new(None),
             is_running: Cell::new(false),
@@ -489,9 +634,22 @@ impl Shared {
         keep(&self.task, waker);
     }
 
-    /// Whether somebody waits to send.
-    pub(super) fn has_senders(&self) -> bool {
-        !self.sending.borrow().is_empty()
+    /// Whether somebody waits to send, or for the connection's turn.
+    pub(super) fn has_waiters(&self) -> bool {
+        let taking = self.taking.take();
+        let is_taking = taking.is_some();
+        self.taking.set(taking);
+        is_taking || !self.sending.borrow().is_empty()
+    }
+
+    /// Waits for the connection's turn.
+    fn poll_turn(&self, waker: &Waker) -> Poll<()> {
+        if !self.link.is_spent() || self.end.get().is_some() {
+            return Poll::Ready(());
+        }
+        keep(&self.taking, waker);
+        self.call_driver();
+        Poll::Pending
     }
 
     fn call_driver(&self) {
@@ -567,12 +725,20 @@ impl Shared {
         }
     }
 
-    /// Wakes those who wait for room if there is some; `true` if the handler itself may be among them.
+    /// Wakes those who wait for room if there is some, or for a turn if it is ours; `true` if the handler itself may be
+    /// among them.
     pub(super) fn wake_senders(&self) -> bool {
-        let can_send = self.queue.borrow().has_room(self.settings.queue_max) && !self.link.is_spent();
-        let has_room = can_send || self.close_sent.get() || self.end.get().is_some();
+        let is_our_turn = !self.link.is_spent();
+        let is_over = self.end.get().is_some();
+        let taking = if is_our_turn || is_over { self.taking.take() } else { None };
+        let is_taking = taking.is_some();
+        if let Some(waker) = taking {
+            self.wake(waker);
+        }
+        let can_send = self.queue.borrow().has_room(self.settings.queue_max) && is_our_turn;
+        let has_room = can_send || self.close_sent.get() || is_over;
         if !has_room || self.sending.borrow().is_empty() {
-            return false;
+            return is_taking;
         }
         for waker in self.sending.take() {
             self.wake(waker);
@@ -634,7 +800,7 @@ impl Shared {
     }
 
     /// The peer broke a rule: it is told which, and heard no more (7.1.7).
-    pub(super) fn fail(&self, fault: ws::Fault) -> Error {
+    pub(super) fn fail(&self, fault: Fault) -> Error {
         self.close(Some(CloseFrame { code: fault.close_code(), reason: &fault.to_string() }));
         self.ends(End::Failed(fault));
         Error::peer(fault)
