@@ -438,6 +438,9 @@ async fn refuse_and_close(link: &Link, rejection: Rejection) {
 
 fn note_rejection(link: &Link, rejection: &Rejection, request: Option<&Request<'_>>) {
     link.worker.counters.rejected(rejection.reason());
+    if !link.worker.may_log() {
+        return;
+    }
     tracing::info!(
         peer = link.peer.map(tracing::field::display),
         status = rejection.status(),

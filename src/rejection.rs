@@ -313,6 +313,15 @@ mod tests {
     }
 
     #[test]
+    fn the_documentation_lists_every_reason() {
+        let documented = include_str!("../docs/protocols.md");
+        for reason in Reason::all() {
+            let row = format!("| {} | `{}` | {} |", reason.status(), reason.code(), reason.explanation());
+            assert!(documented.contains(&row), "docs/protocols.md lacks: {row}");
+        }
+    }
+
+    #[test]
     fn what_owes_a_header_has_it() {
         assert!(Rejection::unauthorized("Bearer").has_field("WWW-Authenticate"));
         assert!(Rejection::unavailable(30).has_field("Retry-After"));

@@ -44,6 +44,8 @@ pub struct Worker {
     now: Cell<Millis>,
     date: RefCell<(u64, Rc<str>)>,
     stage: Cell<Stage>,
+    /// The second that it is, and the lines that peers have caused in it.
+    logged: Cell<(Millis, u64)>,
     turnstile: OnceCell<Option<(UnixStream, UnixStream)>>,
 }
 
@@ -84,6 +86,7 @@ impl Worker {
             now: Cell::new(0),
             date: RefCell::new((0, Rc::from(""))),
             stage: Cell::new(Stage::Serving),
+            logged: Cell::new((0, 0)),
             turnstile: OnceCell::new(),
         })
     }
@@ -173,6 +176,18 @@ impl Worker {
         matches!(self.stage.get(), Stage::Closing { .. } | Stage::Cut { .. })
     }
 
+    /// Whether a line that a peer has caused may be logged: peers could cause more of them than any log takes.
+    pub(crate) fn may_log(&self) -> bool {
+        let second = self.now() / 1000;
+        let (last, count) = self.logged.get();
+        let count = if second == last { count + 1 } else { 1 };
+        self.logged.set((second, count));
+        if count == LINES_MAX + 1 {
+            tracing::warn!("more is refused than is logged; the counters have it all");
+        }
+        count <= LINES_MAX
+    }
+
     /// The `Date` of an answer, made once a second.
     pub(crate) fn date(&self) -> Rc<str> {
         let mut cached = self.date.borrow_mut();
@@ -226,6 +241,8 @@ impl Worker {
     }
 }
 
+/// Lines a second that peers may cause on a core.
+const LINES_MAX: u64 = 50;
 /// Milliseconds between two goodbyes, as long as the drain time allows.
 const GOODBYE_EACH: Millis = 5;
 /// How long the tasks of cut connections may take to notice, in milliseconds.
