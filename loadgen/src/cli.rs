@@ -76,6 +76,9 @@ struct Common {
     /// What waits for the kernel: `auto` (io_uring where it is allowed, else epoll), `uring` or `epoll`.
     #[arg(long, value_name = "DRIVER", default_value = "auto", value_parser = str::parse::<Driver>)]
     driver: Driver,
+    /// The process id of a server on this machine: its CPU time for each message is read as well. With -t 1, and not with -n.
+    #[arg(long, value_name = "PID", conflicts_with = "requests")]
+    server_pid: Option<u32>,
     /// What the messages' content is made from; random unless given.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -121,6 +124,11 @@ fn to_plan(cli: Cli) -> Result<Plan, clap::Error> {
         let message = "an echo of no bytes never comes: --size has to be at least 1 for `echo`\n";
         return Err(clap::Error::raw(ErrorKind::ValueValidation, message));
     }
+    if common.server_pid.is_some() && common.threads > 1 {
+        let message =
+            "replies are counted beside the server's CPU time by one thread: --server-pid goes with -t 1\n";
+        return Err(clap::Error::raw(ErrorKind::ArgumentConflict, message));
+    }
     let is_counted = common.requests.is_some();
     let time =
         |given: Option<Duration>, default: Duration| given.or_else(|| (!is_counted).then_some(default));
@@ -138,6 +146,7 @@ fn to_plan(cli: Cli) -> Result<Plan, clap::Error> {
         timeout: common.timeout,
         headers: common.headers,
         driver: common.driver,
+        server_pid: common.server_pid,
         seed: common.seed.unwrap_or_else(|| RandomState::new().hash_one(0) >> 32),
         output: match (common.json, common.quiet) {
             (true, _) => Output::Json,
@@ -193,6 +202,8 @@ mod tests {
             ("loadgen ws ws://h/ -H nonsense", "Name: value"),
             ("loadgen ws ws://h/ --driver kqueue", "epoll"),
             ("loadgen ws ws://h/ --json --quiet", "--quiet"),
+            ("loadgen ws ws://h/ --server-pid 1 -n 9", "--server-pid"),
+            ("loadgen ws ws://h/ --server-pid 1 -t 2", "-t 1"),
         ] {
             let error = parse(line).unwrap_err().to_string();
             assert!(error.contains(hint), "{line}: {error}");

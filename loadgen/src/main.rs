@@ -11,6 +11,7 @@
 //! | `content.rs` | what stands in a message, and whether a reply is it |
 //! | `fault.rs` | what can go wrong, with a connection or with a reply |
 //! | `record.rs` | what was counted and timed |
+//! | `server.rs` | what the server's process uses meanwhile |
 //! | `report.rs` | the same for people and for programs, and the verdict |
 
 mod cli;
@@ -23,6 +24,7 @@ mod record;
 mod report;
 mod scenario;
 mod scenarios;
+mod server;
 mod socket;
 mod url;
 mod worker;

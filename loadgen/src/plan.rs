@@ -33,6 +33,8 @@ pub(crate) struct Plan {
     pub(crate) headers: Vec<(String, String)>,
     /// What waits for the kernel.
     pub(crate) driver: Driver,
+    /// Whose CPU time to read. Invariant: then `threads` is 1, and `duration` is there.
+    pub(crate) server_pid: Option<u32>,
     /// Where the content comes from.
     pub(crate) seed: u64,
     /// How to tell.
@@ -99,6 +101,7 @@ pub(crate) mod tests {
             timeout: Duration::from_secs(1),
             headers: Vec::new(),
             driver: Driver::Auto,
+            server_pid: None,
             seed: 7,
             output: Output::Text,
         }

@@ -114,7 +114,7 @@ impl Report {
 
     /// For people: what is not known is a dash.
     pub(crate) fn text(&self) -> String {
-        let Finished { record, measured, driver, opened, .. } = &self.finished;
+        let Finished { record, measured, driver, opened, server, .. } = &self.finished;
         let ledger = &record.measured;
         let mut out = format!("\n{}\n\n", self.verdict);
         let mut line = |name: &str, text: &str| {
@@ -151,6 +151,12 @@ impl Report {
                 grouped(record.failed)
             ),
         );
+        if let Some(server) = server
+            && let Some(cpu) = server.cpu_per_message()
+        {
+            let cpu = grouped(cpu.round() as u64);
+            line("server", &format!("{cpu} ns of CPU for a message   {:.2} of a core", server.cores()));
+        }
         for (kind, errors) in &record.errors {
             line("error", &format!("{} \u{d7} {kind}: {}", grouped(errors.count), errors.example));
         }
@@ -173,7 +179,7 @@ impl Report {
 
     /// For programs: what is not known is `null`, times are in nanoseconds.
     pub(crate) fn json(&self) -> Value {
-        let Finished { record, measured, driver, opened, is_interrupted } = &self.finished;
+        let Finished { record, measured, driver, opened, server, is_interrupted } = &self.finished;
         let plan = &self.plan;
         let seconds = |time: Duration| time.as_secs_f64();
         json!({
@@ -201,6 +207,13 @@ impl Report {
             "warmup": ledger_json(&record.warmup),
             "rate": self.rate(),
             "mib_per_s_each_way": self.throughput(),
+            "server": server.map(|server| json!({
+                "time_s": seconds(Duration::from_nanos(server.time)),
+                "replies": server.replies,
+                "cpu_ns": server.cpu,
+                "cpu_ns_per_message": server.cpu_per_message(),
+                "cores": server.cores(),
+            })),
             "connections": { "wanted": plan.connections, "opened": opened, "failed": record.failed },
             "errors": record.errors.iter()
                 .map(|(kind, errors)| json!({ "kind": kind, "count": errors.count, "example": errors.example }))
@@ -297,7 +310,14 @@ mod tests {
         let measured = Duration::from_secs(2);
         Report::new(
             Arc::new(plan),
-            Finished { record, opened: 7, measured, driver: Driver::Epoll, is_interrupted: false },
+            Finished {
+                record,
+                opened: 7,
+                measured,
+                driver: Driver::Epoll,
+                server: None,
+                is_interrupted: false,
+            },
         )
     }
 

@@ -29,6 +29,7 @@ use crate::{
     record::{Nanos, Record},
     scenario::Scenario,
     scenarios::{Echo, WebSocket},
+    server::{self, Reading, Usage},
 };
 
 /// A run that is over.
@@ -40,12 +41,16 @@ pub(crate) struct Finished {
     pub(crate) measured: Duration,
     /// What the threads stood on.
     pub(crate) driver: Driver,
+    /// What the server used meanwhile, if that was asked for and could be read.
+    pub(crate) server: Option<Usage>,
     /// A signal ended it.
     pub(crate) is_interrupted: bool,
 }
 
 /// Carries out the plan.
 pub(crate) fn run(plan: &Arc<Plan>, address: SocketAddr, stop: Arc<AtomicBool>) -> io::Result<Finished> {
+    // A process that is not there had better be noticed now.
+    plan.server_pid.map(server::cpu_time).transpose()?;
     let content = Arc::new(Content::new(plan.size, plan.is_text(), plan.seed));
     let shared = Arc::new(Shared {
         stop,
@@ -71,12 +76,14 @@ pub(crate) fn run(plan: &Arc<Plan>, address: SocketAddr, stop: Arc<AtomicBool>) 
     }
     let mut record = Record::new();
     let mut driver = plan.driver;
+    let mut server = None;
     let mut over = 0;
     for thread in threads {
         let done =
             thread.join().map_err(|_| io::Error::other("a thread panicked; its message stands above"))??;
         record.merge(&done.record);
         driver = done.driver;
+        server = done.server.or(server);
         over = over.max(done.over);
     }
     let from = shared.start.get().map_or(Nanos::MAX, |start| start + nanos(plan.warmup));
@@ -86,6 +93,7 @@ pub(crate) fn run(plan: &Arc<Plan>, address: SocketAddr, stop: Arc<AtomicBool>) 
         record,
         opened: shared.opened.load(Ordering::Relaxed),
         driver,
+        server,
         is_interrupted: shared.stop.load(Ordering::Relaxed),
     })
 }
@@ -107,6 +115,7 @@ struct Shared {
 struct Done {
     record: Record,
     driver: Driver,
+    server: Option<Usage>,
     /// When nothing was to be sent any more.
     over: Nanos,
 }
@@ -142,6 +151,7 @@ fn run_thread(
         gave_up: Cell::new(false),
         is_over: Cell::new(false),
         is_cut: Cell::new(false),
+        server: Cell::new(None),
         shared,
     });
     let over = match worker.plan.what {
@@ -149,7 +159,7 @@ fn run_thread(
         What::Echo => runtime.block_on(Rc::clone(&worker).run::<Echo>(index)),
     };
     let record = worker.record.replace(Record::new());
-    Ok(Done { record, driver, over })
+    Ok(Done { record, driver, server: worker.server.get(), over })
 }
 
 /// What the connections of one core share. Nothing in it is shared with another core, but for what the plan says.
@@ -170,6 +180,8 @@ pub(crate) struct Worker {
     is_over: Cell<bool>,
     /// Messages that may still be measured.
     budget: Cell<u64>,
+    /// What the server has used, once that is known.
+    server: Cell<Option<Usage>>,
     shared: Arc<Shared>,
 }
 
@@ -256,12 +268,24 @@ impl Worker {
     async fn look_after(&self, schedule: Schedule, cut: impl Fn()) -> Nanos {
         let mut over = None;
         let mut progress = (0, self.now());
+        let mut begin = None;
         while self.live.get() > 0 {
             monoio::time::sleep(TICK).await;
             let now = self.now();
             let replies = self.record.borrow().replies();
             if replies != progress.0 {
                 progress = (replies, now);
+            }
+            if let Some(pid) = self.plan.server_pid {
+                let read = || Some(Reading { at: now, replies, cpu: server::cpu_time(pid).ok()? });
+                match begin {
+                    None if schedule.measures(now) => begin = read(),
+                    // The last look while messages are still sent.
+                    Some(begin) if self.server.get().is_none() && now + nanos(TICK) >= schedule.until => {
+                        self.server.set(read().map(|end| Usage::between(begin, end)));
+                    }
+                    _ => {}
+                }
             }
             // Without a duration only the replies could end the run.
             let is_stalled = self.plan.duration.is_none() && now - progress.1 >= nanos(self.plan.timeout);

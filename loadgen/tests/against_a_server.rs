@@ -79,6 +79,26 @@ fn a_number_of_messages_is_kept_to_the_letter() {
 }
 
 #[test]
+fn the_servers_cpu_time_is_read_beside_the_replies() {
+    let (_server, address) = demonstration();
+    // The server is a thread of ours.
+    let pid = std::process::id();
+    let line = format!("ws ws://{address}/echo -c 4 -d 300ms --warmup 50ms");
+    let (code, value) = json(&format!("{line} --server-pid {pid}"));
+    assert_eq!(code, 0, "{value:#}");
+    let number = |name: &str| value["server"][name].as_f64().unwrap();
+    assert!((0.2..0.4).contains(&number("time_s")), "{value:#}");
+    assert!(number("replies") <= value["messages"]["answered"].as_f64().unwrap() + 4.0, "{value:#}");
+    assert_eq!(number("cpu_ns_per_message"), number("cpu_ns") / number("replies"));
+    let (_, value) = json(&line);
+    assert_eq!(value["server"], Value::Null);
+
+    let output = loadgen(&format!("{line} --server-pid 4294967295"));
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("process 4294967295"));
+}
+
+#[test]
 fn the_summary_names_what_was_run_and_the_verdict() {
     let (_server, address) = demonstration();
     let output = loadgen(&format!("ws http://{address}/echo -c 4 -d 200ms --warmup 0s --seed 7"));

@@ -1,0 +1,83 @@
+//! What the server's process uses, out of `/proc`: its CPU time, beside the replies that came in the same time.
+//!
+//! Both are read at two instants within the measurement, so what was in flight at either end does not matter.
+
+use std::{fs, io};
+
+use crate::record::Nanos;
+
+/// The CPU time of all threads of a process so far. A thread that ends takes its time with it.
+pub(crate) fn cpu_time(pid: u32) -> io::Result<Nanos> {
+    let unknown = |why| io::Error::other(format!("process {pid}, whose CPU time is wanted: {why}"));
+    let mut times = Vec::new();
+    for thread in fs::read_dir(format!("/proc/{pid}/task")).map_err(|error| unknown(error.to_string()))? {
+        // Where it cannot be read, the thread has ended since it was listed.
+        if let Ok(text) = fs::read_to_string(thread?.path().join("schedstat")) {
+            times.extend(text.split(' ').next().and_then(|time| time.parse::<Nanos>().ok()));
+        }
+    }
+    if times.is_empty() {
+        Err(unknown("the kernel does not tell".to_owned()))
+    } else {
+        Ok(times.iter().sum())
+    }
+}
+
+/// What was so at an instant.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reading {
+    pub(crate) at: Nanos,
+    pub(crate) replies: u64,
+    pub(crate) cpu: Nanos,
+}
+
+/// What was used between two instants.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Usage {
+    pub(crate) time: Nanos,
+    pub(crate) replies: u64,
+    pub(crate) cpu: Nanos,
+}
+
+impl Usage {
+    pub(crate) fn between(begin: Reading, end: Reading) -> Self {
+        Self {
+            time: end.at - begin.at,
+            replies: end.replies - begin.replies,
+            cpu: end.cpu.saturating_sub(begin.cpu),
+        }
+    }
+
+    /// In nanoseconds.
+    pub(crate) fn cpu_per_message(&self) -> Option<f64> {
+        (self.replies > 0).then(|| self.cpu as f64 / self.replies as f64)
+    }
+
+    /// How many cores were busy.
+    pub(crate) fn cores(&self) -> f64 {
+        self.cpu as f64 / self.time.max(1) as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_takes_time_and_nobody_takes_none() {
+        let pid = std::process::id();
+        let begin = cpu_time(pid).unwrap();
+        let end = std::iter::repeat_with(|| cpu_time(pid).unwrap()).find(|end| *end > begin).unwrap();
+        assert!(end - begin < 10_000_000_000);
+        let error = cpu_time(u32::MAX).unwrap_err().to_string();
+        assert!(error.contains("process 4294967295"), "{error}");
+    }
+
+    #[test]
+    fn usage_is_what_lies_between() {
+        let begin = Reading { at: 1_000, replies: 7, cpu: 500 };
+        let usage = Usage::between(begin, Reading { at: 3_000, replies: 11, cpu: 1_500 });
+        assert_eq!((usage.cpu_per_message(), usage.cores()), (Some(250.0), 0.5));
+        assert_eq!(Usage::between(begin, begin).cpu_per_message(), None);
+    }
+}
