@@ -87,9 +87,12 @@ fn the_servers_cpu_time_is_read_beside_the_replies() {
     let (code, value) = json(&format!("{line} --server-pid {pid}"));
     assert_eq!(code, 0, "{value:#}");
     let number = |name: &str| value["server"][name].as_f64().unwrap();
-    assert!((0.2..0.4).contains(&number("time_s")), "{value:#}");
+    // Seconds, and about those of the run, however late a busy machine looks at the second instant.
+    assert!((0.2..3.0).contains(&number("time_s")), "{value:#}");
     assert!(number("replies") <= value["messages"]["answered"].as_f64().unwrap() + 4.0, "{value:#}");
-    assert_eq!(number("cpu_ns_per_message"), number("cpu_ns") / number("replies"));
+    // It is a rounded quotient on its way there, and another one on its way back.
+    let quotient = number("cpu_ns") / number("replies");
+    assert!((number("cpu_ns_per_message") / quotient - 1.0).abs() < 1e-9, "{value:#}");
     let (_, value) = json(&line);
     assert_eq!(value["server"], Value::Null);
 

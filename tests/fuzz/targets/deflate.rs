@@ -45,23 +45,24 @@ pub fn deflate(bytes: &[u8], random: &mut Random) -> bool {
         compressor.compress(&long, &mut payload);
         random.mutate(&mut payload, &[bytes.to_vec()]);
     }
-    wire.clear();
-    for (place, piece) in random.pieces(&payload).into_iter().chain([&b""[..]]).enumerate().take(9) {
-        let opcode =
-            if place > 0 { Opcode::Continuation } else { random.pick(&[Opcode::Text, Opcode::Binary]) };
-        let fin = piece.is_empty();
-        let header = Header { fin, rsv1: place == 0, opcode, mask: key, length: piece.len() as u64 };
-        let mut encoded = [0; Header::SIZE_MAX];
-        let size = header.encode(&mut encoded);
-        wire.extend_from_slice(&encoded[..size]);
-        let start = wire.len();
-        wire.extend_from_slice(piece);
+    hear(&as_if_compressed(&payload, key, random), random).fault.is_none()
+}
+
+/// A message whose first frame says that it is compressed, in at most eight of them.
+fn as_if_compressed(payload: &[u8], key: Option<[u8; 4]>, random: &mut Random) -> Vec<u8> {
+    let mut wire = Vec::new();
+    let mut opcode = random.pick(&[Opcode::Text, Opcode::Binary]);
+    let pieces = random.pieces(payload).into_iter().filter(|piece| !piece.is_empty());
+    for piece in pieces.take(7).chain([&b""[..]]) {
+        let (fin, rsv1) = (piece.is_empty(), opcode != Opcode::Continuation);
+        let mut head = [0; Header::SIZE_MAX];
+        let size = Header { fin, rsv1, opcode, mask: key, length: piece.len() as u64 }.encode(&mut head);
+        wire.extend([&head[..size], piece].concat());
+        let start = wire.len() - piece.len();
         mask::apply(&mut wire[start..], key.unwrap_or_default(), 0);
-        if fin {
-            break;
-        }
+        opcode = Opcode::Continuation;
     }
-    hear(&wire, random).fault.is_none()
+    wire
 }
 
 /// What a context to inflate takes, and the piece that it inflates to.
