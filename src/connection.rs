@@ -123,13 +123,13 @@ async fn answer(link: &Rc<Link>, buf: &mut ReadBuf, head_len: usize) -> Result<N
     };
     let request =
         Request { head, body: b"", peer: link.peer, draining: worker.is_draining(), raw: &raw, kept: &kept };
-    let mut exchange = Exchange { link, buf, body: Body::new(&request), continued: false };
+    let asks = Asks::of(&request);
+    let mut exchange = Exchange { link, buf, asks, body: Body::new(&request), continued: false };
     if request.is_options_asterisk() {
-        let options = Response::new(204).field("Allow", "GET, HEAD, OPTIONS");
+        let options = Response::new(204).field("Allow", ALLOW);
         return exchange.send(&request, options, None).await;
     }
     let found = worker.registry.find(request.path());
-    let asks = Asks::of(&request);
     let outcome = match asks {
         Asks::Properly if worker.is_closing() => Outcome::Refused(Reason::Draining.into()),
         Asks::Properly => exchange.negotiate(&request, &found).await?,
@@ -144,7 +144,7 @@ async fn answer(link: &Rc<Link>, buf: &mut ReadBuf, head_len: usize) -> Result<N
             exchange.switch(accepted).await
         }
         Outcome::Refused(rejection) => exchange.refuse(&request, rejection, &found).await,
-        Outcome::Ordinary => match exchange.ordinary(&request, &found, asks).await? {
+        Outcome::Ordinary => match exchange.ordinary(&request, &found).await? {
             Ok(response) => {
                 let is_offered = (200..300).contains(&response.status) && !found.handlers.is_empty();
                 exchange.send(&request, response, is_offered.then(|| found.advertisement())).await
@@ -209,6 +209,7 @@ impl Body {
 struct Exchange<'a> {
     link: &'a Rc<Link>,
     buf: &'a mut ReadBuf,
+    asks: Asks,
     body: Body,
     /// 100 has been sent.
     continued: bool,
@@ -324,14 +325,13 @@ impl Exchange<'_> {
         &mut self,
         request: &Request<'_>,
         found: &Found,
-        asks: Asks,
     ) -> Result<Result<Response, Rejection>, Error> {
         let method = request.method();
         if !METHODS.contains(&method) {
             return Ok(Err(Reason::UnknownMethod.into()));
         }
         let Some(resource) = &found.resource else {
-            let reason = match asks {
+            let reason = match self.asks {
                 _ if found.handlers.is_empty() => Reason::NoSuchPath,
                 Asks::Not => Reason::UpgradeRequired,
                 Asks::InHttp10 => Reason::UpgradeInHttp10,
@@ -341,10 +341,10 @@ impl Exchange<'_> {
             return Ok(Err(reason.into()));
         };
         if method == "OPTIONS" {
-            return Ok(Ok(Response::new(204).field("Allow", "GET, HEAD, OPTIONS")));
+            return Ok(Ok(Response::new(204).field("Allow", ALLOW)));
         }
         if method != "GET" && method != "HEAD" {
-            return Ok(Err(Rejection::method_not_allowed("GET, HEAD, OPTIONS")));
+            return Ok(Err(Rejection::method_not_allowed(ALLOW)));
         }
         let body_max = self.link.worker.config.body_max;
         if let Body::Unread(_) = self.body
@@ -366,7 +366,7 @@ impl Exchange<'_> {
         // RFC 9110 15.5.22, 15.5.6: what this answer owes, and only the route knows.
         let is_offered = rejection.status() == 426 && !found.handlers.is_empty();
         if rejection.status() == 405 && !rejection.has_field("allow") {
-            rejection = rejection.field("Allow", "GET, HEAD, OPTIONS");
+            rejection = rejection.field("Allow", ALLOW);
         }
         let as_problem =
             request.list("accept").any(|item| item.split(';').next() == Some("application/problem+json"));
@@ -388,7 +388,7 @@ impl Exchange<'_> {
             tracing::error!(path = request.path(), "a handler's field cannot stand in an answer");
             response = Rejection::from(Reason::Internal).to_response(false);
         }
-        let asked = request.list("upgrade").next().is_some() || request.method() == "CONNECT";
+        let asked = self.asks != Asks::Not || request.method() == "CONNECT";
         // Who asked for a switch and sent on regardless may have meant another protocol: none of it is a request
         // (RFC 9931). After a refused CONNECT nothing is (its section on CONNECT).
         let has_early_bytes = asked && !self.buf.unread().is_empty();
@@ -397,7 +397,7 @@ impl Exchange<'_> {
         }
         let body_is_read = !matches!(self.body, Body::Unread(_));
         // A proxy may have taken a refused upgrade for a made one, and relays from here on what it has not looked at.
-        let is_refused = response.status >= 400 && Asks::of(request) == Asks::Properly;
+        let is_refused = response.status >= 400 && self.asks == Asks::Properly;
         let is_final = is_refused
             || matches!(response.status, 400 | 408 | 413 | 500 | 503)
             || request.method() == "CONNECT";
@@ -419,6 +419,8 @@ impl Exchange<'_> {
     }
 }
 
+/// What an ordinary resource takes.
+const ALLOW: &str = "GET, HEAD, OPTIONS";
 /// The methods that HTTP defines; any other one is 501 (RFC 9110 9.1).
 const METHODS: &[&str] = &["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
 

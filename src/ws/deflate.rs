@@ -4,7 +4,11 @@
 //! on. So a connection without context takeover borrows it from its core ([`Contexts`]) and holds nothing; one with
 //! takeover makes its own at the first compressed message.
 
-use std::{cell::RefCell, fmt, rc::Rc};
+use std::{
+    cell::{RefCell, RefMut},
+    fmt,
+    rc::Rc,
+};
 
 use super::{
     Fault, Role,
@@ -60,6 +64,15 @@ impl Contexts {
         let Some(mut context) = self.decompress.borrow_mut().pop() else { return Decompress::new() };
         context.reset();
         context
+    }
+
+    /// Where a piece is inflated to, made when it is first needed.
+    fn piece(&self) -> RefMut<'_, Box<[u8]>> {
+        let mut piece = self.piece.borrow_mut();
+        if piece.is_empty() {
+            *piece = vec![0; PIECE].into_boxed_slice();
+        }
+        piece
     }
 
     fn keep_decompress(&self, context: Decompress) {
@@ -200,10 +213,7 @@ impl Decompressor {
             return Ok(());
         }
         let context = self.context.get_or_insert_with(|| self.contexts.decompress());
-        let mut out = self.contexts.piece.borrow_mut();
-        if out.is_empty() {
-            *out = vec![0; PIECE].into_boxed_slice();
-        }
+        let mut out = self.contexts.piece();
         loop {
             let Progress { consumed, produced, stopped } = context.decompress(bytes, &mut out);
             bytes = &bytes[consumed..];
@@ -239,10 +249,7 @@ impl Decompressor {
             return Ok((0, true));
         }
         let context = self.context.get_or_insert_with(|| self.contexts.decompress());
-        let mut out = self.contexts.piece.borrow_mut();
-        if out.is_empty() {
-            *out = vec![0; PIECE].into_boxed_slice();
-        }
+        let mut out = self.contexts.piece();
         let out = &mut out[..max];
         let (mut bytes, mut filled) = (piece, 0);
         while filled < out.len() {

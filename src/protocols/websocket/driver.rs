@@ -147,9 +147,7 @@ where
                 if shared.abandoned.get() {
                     continue;
                 }
-            }
-
-            if !has_message {
+            } else {
                 // What was answered goes out also where the next read has its bytes at once.
                 poll_fn(|cx| Poll::Ready(self.round(cx))).await?;
             }
