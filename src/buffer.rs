@@ -1,7 +1,7 @@
 //! What has arrived and was not consumed yet, and the core's large buffers.
 //!
-//! An idle connection holds a small buffer. When a read fills it there is probably more: then a large one is
-//! borrowed from the core's [`Pool`], filled without waiting, and given back before the next wait. The pool hands out
+//! A connection that waits holds a small buffer, or none. When a read fills it there is probably more: then a large one
+//! is borrowed from the core's [`Pool`], filled without waiting, and given back before the next wait. The pool hands out
 //! the buffer that came back last, so that it is the one that is still in the cache.
 //!
 //! ```text
@@ -9,7 +9,15 @@
 //!          0          start             len     capacity
 //! ```
 
-use std::{cell::RefCell, fmt, io};
+use std::{
+    cell::RefCell,
+    fmt, io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use monoio::BufResult;
+use pin_project_lite::pin_project;
 
 use crate::stream::Stream;
 
@@ -78,8 +86,12 @@ impl ReadBuf {
             self.data.drain(..self.start);
             self.start = 0;
         }
-        if self.data.len() == self.data.capacity() {
-            if self.small.is_none() {
+        if self.data.capacity() == 0 {
+            self.data.reserve_exact(TINY);
+        } else if self.data.len() == self.data.capacity() {
+            if self.data.len() < SMALL {
+                self.data.reserve_exact(SMALL - self.data.len());
+            } else if self.small.is_none() {
                 self.enlarge(pool);
             } else {
                 self.data.reserve(pool.size); // beyond a large one: the caller has a limit
@@ -88,9 +100,13 @@ impl ReadBuf {
     }
 
     /// Goes back to the small buffer if what is unread fits.
-    fn shrink(&mut self, pool: &Pool) {
-        if let Some(mut small) = self.small.take_if(|_| self.data.len() - self.start < SMALL) {
+    pub(crate) fn shrink(&mut self, pool: &Pool) {
+        let unread = self.data.len() - self.start;
+        if let Some(mut small) = self.small.take_if(|_| unread < SMALL) {
             small.clear();
+            if unread >= small.capacity() && unread > 0 {
+                small.reserve_exact(SMALL);
+            }
             small.extend_from_slice(&self.data[self.start..]);
             self.start = 0;
             pool.give_back(std::mem::replace(&mut self.data, small));
@@ -104,25 +120,91 @@ impl ReadBuf {
         self.small = Some(std::mem::replace(&mut self.data, large));
     }
 
+    /// Takes what has arrived, without waiting, into a large buffer.
+    pub(crate) fn fill_now(&mut self, stream: &Stream, pool: &Pool) -> io::Result<usize> {
+        if self.small.is_none() {
+            self.enlarge(pool);
+        }
+        let result = stream.try_read(&mut self.data);
+        if result.is_err() {
+            self.shrink(pool);
+        }
+        result
+    }
+
+    /// Lets go of the buffer, of which nothing is unread.
+    pub(crate) fn release(&mut self, pool: &Pool) {
+        debug_assert!(self.unread().is_empty());
+        self.shrink(pool);
+        self.data = Vec::new();
+    }
+
+    /// Gives a read its buffer: with room, and behind what is unread. It comes back by [`arrived`](Self::arrived).
+    pub(crate) fn lend(&mut self, pool: &Pool) -> Vec<u8> {
+        self.make_room(pool);
+        std::mem::take(&mut self.data)
+    }
+
+    /// What has become of a read, with the buffer that it was [lent](Self::lend). Where that was too small, the rest is
+    /// taken at once.
+    pub(crate) fn arrived(
+        &mut self,
+        (result, data): BufResult<usize, Vec<u8>>,
+        stream: &Stream,
+        pool: &Pool,
+    ) -> io::Result<usize> {
+        self.data = data;
+        let mut count = result?;
+        if count > 0 && self.data.len() == self.data.capacity() && self.small.is_none() {
+            let room = self.data.capacity();
+            self.enlarge(pool);
+            // An error or the end will be met again by the next read, after what is here was dealt with.
+            count += stream.try_read(&mut self.data).unwrap_or(0);
+            if let Some(small) = &mut self.small
+                && (room..=SMALL).contains(&count)
+            {
+                // So much comes at once as a rule: the next read has room for it.
+                small.clear();
+                small.reserve_exact(SMALL);
+            }
+        }
+        Ok(count)
+    }
+
     /// Waits for more bytes; `Ok(0)` is the end. How many may be unread is for the caller to limit.
     ///
     /// The buffer goes in and comes out, because the kernel owns it meanwhile: dropping the future loses it with its
     /// bytes, so drop it only to close.
-    pub(crate) async fn fill(mut self, stream: &Stream, pool: &Pool) -> (io::Result<usize>, Self) {
-        self.make_room(pool);
-        let before = self.data.len();
-        let (result, data) = stream.read(std::mem::take(&mut self.data)).await;
-        self.data = data;
-        let Ok(mut count) = result else {
-            self.data.truncate(before);
-            return (result, self);
-        };
-        if count > 0 && self.data.len() == self.data.capacity() && self.small.is_none() {
-            self.enlarge(pool);
-            // An error or the end will be met again by the next read, after what is here was dealt with.
-            count += stream.try_read(&mut self.data).unwrap_or(0);
-        }
-        (Ok(count), self)
+    pub(crate) fn fill<'a>(
+        mut self,
+        stream: &'a Stream,
+        pool: &'a Pool,
+    ) -> impl Future<Output = (io::Result<usize>, Self)> + use<'a> {
+        let read = stream.read(self.lend(pool));
+        Filling { buf: self, stream, pool, read }
+    }
+}
+
+pin_project! {
+    /// A type and not an `async fn`, which would have room for the read twice.
+    struct Filling<'a, R> {
+        buf: ReadBuf,
+        stream: &'a Stream,
+        pool: &'a Pool,
+        #[pin]
+        read: R,
+    }
+}
+
+impl<R: Future<Output = BufResult<usize, Vec<u8>>>> Future for Filling<'_, R> {
+    type Output = (io::Result<usize>, ReadBuf);
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let read = ready!(this.read.poll(cx));
+        let mut buf = std::mem::take(this.buf);
+        let result = buf.arrived(read, this.stream, this.pool);
+        Poll::Ready((result, buf))
     }
 }
 
@@ -132,8 +214,10 @@ impl fmt::Debug for ReadBuf {
     }
 }
 
-/// Fits most heads and small frames: 10,000 idle connections hold 5 MiB in all.
+/// Fits most heads, and bursts of small frames.
 const SMALL: usize = 512;
+/// Fits a small frame or two; what is longer than [`SMALL`] is read in two steps anyway.
+const TINY: usize = 128;
 
 /// A core's large buffers of one size: the last one given back is the next one taken.
 #[derive(Debug)]
@@ -162,6 +246,33 @@ impl Pool {
         }
     }
 }
+
+/// Things of a core that are lent to who needs one for a while, and kept for the next: the last one given back is the
+/// next one taken, so that it is still in the cache.
+#[derive(Debug)]
+pub(crate) struct Spares<T>(RefCell<Vec<T>>);
+
+impl<T: Default> Spares<T> {
+    pub(crate) const fn new() -> Self {
+        Self(RefCell::new(Vec::new()))
+    }
+
+    #[inline]
+    pub(crate) fn take(&self) -> T {
+        self.0.borrow_mut().pop().unwrap_or_default()
+    }
+
+    #[inline]
+    pub(crate) fn give_back(&self, spare: T) {
+        let mut spares = self.0.borrow_mut();
+        if spares.len() < SPARES_MAX {
+            spares.push(spare);
+        }
+    }
+}
+
+/// More are in use at once only while handlers wait in the middle of something.
+const SPARES_MAX: usize = 16;
 
 /// A large buffer for those who may wait with it in their hands: heads, byte streams, frames that are queued.
 pub(crate) const LARGE: usize = 64 << 10;

@@ -18,7 +18,7 @@ use crate::{
     buffer::ReadBuf,
     http::{BodyReader, Framing, Head, HeadScanner, Version},
     metrics::add,
-    registry::{Accepted, Found, Handler},
+    registry::{Accepted, Found, Handler, LocalBoxFuture},
     response,
     sessions::{Interrupt, Link, NEVER, Side, Tracked},
     upgrade::{Accept, Decision, EarlyBytes, Kept},
@@ -453,31 +453,35 @@ fn note_rejection(link: &Link, rejection: &Rejection, request: Option<&Request<'
 }
 
 /// Speaks the new protocol, and sees to its end; in either role.
-pub(crate) async fn session<F>(
+// Not an `async fn`, which would have room for its arguments for as long as it runs.
+pub(crate) fn session<'a>(
     tracked: Tracked,
     buf: ReadBuf,
     token: Token,
-    run: impl FnOnce(Upgraded) -> F,
-) -> Result<Result<(), Error>, Panic>
-where
-    F: Future<Output = Result<(), Error>>,
-{
-    let link = Rc::clone(&tracked.0);
-    let counters = &link.worker.counters;
+    run: impl FnOnce(Upgraded) -> LocalBoxFuture<'a, Result<(), Error>>,
+) -> impl Future<Output = Result<Result<(), Error>, Panic>> {
+    let link = &tracked.0;
     tracked.switched(token);
-    counters.upgraded(token);
+    link.worker.counters.upgraded(token);
     tracing::debug!(id = link.id, peer = link.peer.map(tracing::field::display), %token, "switched");
     link.deadline(Side::Read, NEVER);
     link.received.set(buf.unread().len() as u64);
     link.sent.set(0);
+    let mut running = catch(run(Upgraded::new(Rc::clone(link), buf)));
+    async move {
+        let ended = Pin::new(&mut running).await;
+        Box::pin(see_off(&tracked.0, ended)).await
+    }
+}
 
-    let upgraded = Upgraded::new(Rc::clone(&link), buf);
-    let ended = catch(async move { run(upgraded).await }).await;
+/// Counts how a session has ended, and says so; lets the peer have our last words.
+async fn see_off(link: &Link, ended: Result<Result<(), Error>, Panic>) -> Result<Result<(), Error>, Panic> {
+    let counters = &link.worker.counters;
     let kind = match &ended {
         Ok(Ok(())) => "ok",
         Ok(Err(error)) => error.kind(),
         Err(panic) => {
-            report_panic(&link, &**panic);
+            report_panic(link, &**panic);
             "panic"
         }
     };
@@ -489,7 +493,7 @@ where
     }
     link.end();
     if !matches!(ended, Ok(Err(Error::Io(_) | Error::TimedOut))) && !link.was_cut() {
-        Box::pin(linger(&link)).await;
+        Box::pin(linger(link)).await;
     }
     counters.ended(if link.was_cut() { "cut" } else { kind });
     add(&counters.received, link.received.get());

@@ -42,6 +42,7 @@ mod error;
 pub mod http;
 mod listener;
 mod metrics;
+mod parking;
 pub mod protocols;
 mod registry;
 mod rejection;

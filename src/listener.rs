@@ -14,7 +14,7 @@ use std::{
 use rustix::net::{Shutdown, SocketFlags};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::{connection, metrics::add, worker::Worker};
+use crate::{Stream, connection, metrics::add, worker::Worker};
 
 /// Binds `address` once for each of `workers`, so that the kernel spreads connections over them.
 ///
@@ -126,12 +126,12 @@ fn welcome(worker: &Rc<Worker>, socket: OwnedFd, peer: Option<SocketAddr>) {
     // Frames are written whole; waiting for more of them only costs latency. A connection that is gone already fails
     // here, and says so at its first read.
     drop(stream.set_nodelay(true));
-    let stream = match monoio::net::TcpStream::from_std(stream) {
+    let stream = match Stream::try_from(stream) {
         Ok(stream) => stream,
         Err(error) => return tracing::warn!(%error, "a connection could not be taken"),
     };
     if worker.sessions.len() - worker.turned_away.get() < worker.connections_max {
-        crate::spawn(worker.serve(stream.into(), peer));
+        crate::spawn(worker.serve(stream, peer));
     } else if worker.turned_away.get() < TURNED_AWAY_MAX {
         crate::spawn(turn_away(Rc::clone(worker), stream, peer));
     }
@@ -144,9 +144,9 @@ const BACK_OFF: Duration = Duration::from_millis(20);
 /// Beyond this the others are closed without a word.
 const TURNED_AWAY_MAX: usize = 64;
 
-async fn turn_away(worker: Rc<Worker>, stream: monoio::net::TcpStream, peer: Option<SocketAddr>) {
+async fn turn_away(worker: Rc<Worker>, stream: Stream, peer: Option<SocketAddr>) {
     worker.turned_away.set(worker.turned_away.get() + 1);
-    connection::turn_away(worker.sessions.track(stream.into(), peer, &worker)).await;
+    connection::turn_away(worker.sessions.track(stream, peer, &worker)).await;
     worker.turned_away.set(worker.turned_away.get() - 1);
 }
 

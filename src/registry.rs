@@ -207,7 +207,9 @@ impl<U: Upgrade> Handler for U {
             Decision::Accept(Accept { session, fields }) => {
                 let token = Upgrade::token(&*self);
                 let run = Box::new(move |upgraded| -> LocalBoxFuture<'static, _> {
-                    Box::pin(async move { self.run(session, upgraded).await })
+                    // Boxed, or the future would have room for them for as long as the protocol runs.
+                    let begin = Box::new((session, upgraded));
+                    Box::pin(async move { self.run(begin.0, begin.1).await })
                 });
                 Decision::Accept(Accept { session: Accepted { token, fields, run }, fields: Vec::new() })
             }

@@ -7,14 +7,14 @@ use std::{
     any::Any,
     cell::{Cell, OnceCell, RefCell},
     fmt,
-    future::poll_fn,
     net::SocketAddr,
-    pin::pin,
+    pin::Pin,
     rc::Rc,
-    task::{Poll, Waker},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
+use pin_project_lite::pin_project;
 use slab::Slab;
 
 use crate::{Stream, Token, metrics::add, worker::Worker};
@@ -51,6 +51,17 @@ pub(crate) struct Link {
     over: Cell<bool>,
     /// What was done since the connection last had to wait.
     spent: Cell<usize>,
+    /// Its place in the readiness set, if it has one.
+    parked: Cell<Parked>,
+}
+
+/// How a connection stands to its core's readiness set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Parked {
+    Never,
+    Waits,
+    /// Something has arrived.
+    Arrived,
 }
 
 /// What waits on one side of a connection.
@@ -81,32 +92,8 @@ pub(crate) enum Interrupt {
 
 impl Link {
     /// Waits for `operation`, at most until its deadline; where `heeds_goodbye`, at most until the drain's word.
-    pub(crate) async fn wait<T>(
-        &self,
-        side: Side,
-        heeds_goodbye: bool,
-        operation: impl Future<Output = T>,
-    ) -> Result<T, Interrupt> {
-        let mut operation = pin!(operation);
-        let mut has_waited = false;
-        poll_fn(|cx| {
-            if let Poll::Ready(output) = operation.as_mut().poll(cx) {
-                if has_waited {
-                    self.has_waited();
-                }
-                return Poll::Ready(Ok(output));
-            }
-            if self.is_overdue(side) || (self.over.get() && side != Side::Close) {
-                return Poll::Ready(Err(Interrupt::Expired));
-            }
-            if heeds_goodbye && self.goodbye.get() {
-                return Poll::Ready(Err(Interrupt::Goodbye));
-            }
-            has_waited = true;
-            self.listen(side, cx.waker());
-            Poll::Pending
-        })
-        .await
+    pub(crate) fn wait<F: Future>(&self, side: Side, heeds_goodbye: bool, operation: F) -> Wait<'_, F> {
+        Wait { link: self, side, heeds_goodbye, has_waited: false, operation }
     }
 
     /// Has `waker` woken when a deadline passes or the drain says goodbye.
@@ -172,6 +159,26 @@ impl Link {
         self.wake();
     }
 
+    /// Lets go of everything but the descriptor, to wait with [`poll_arrival`](Self::poll_arrival); `false` where
+    /// that is not possible.
+    pub(crate) fn park(&self) -> bool {
+        let Some(socket) = self.stream.socket() else { return false };
+        let Some(parking) = self.worker.parking() else { return false };
+        let key = (self.id << 32) | self.slot.get() as u64;
+        let is_known = self.parked.get() != Parked::Never;
+        let is_parked = parking.park(socket, key, is_known).is_ok();
+        if is_parked {
+            self.parked.set(Parked::Waits);
+        }
+        is_parked
+    }
+
+    /// Waits, once it is parked, until something has arrived, or the end. Who [`listen`](Self::listen)s on the side that
+    /// reads is woken.
+    pub(crate) fn poll_arrival(&self) -> Poll<()> {
+        if self.parked.get() == Parked::Arrived { Poll::Ready(()) } else { Poll::Pending }
+    }
+
     /// Takes note of work done without having waited for it.
     pub(crate) fn spend(&self, bytes: usize) {
         self.spent.set(self.spent.get() + bytes + STEP_COST);
@@ -225,6 +232,42 @@ impl Link {
         self.warned.set(true);
         self.wake();
         now + GRACE
+    }
+}
+
+pin_project! {
+    /// A type and not an `async fn`, which would have room for the operation twice.
+    pub(crate) struct Wait<'a, F> {
+        link: &'a Link,
+        side: Side,
+        heeds_goodbye: bool,
+        has_waited: bool,
+        #[pin]
+        operation: F,
+    }
+}
+
+impl<F: Future> Future for Wait<'_, F> {
+    type Output = Result<F::Output, Interrupt>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let (link, side) = (*this.link, *this.side);
+        if let Poll::Ready(output) = this.operation.poll(cx) {
+            if *this.has_waited {
+                link.has_waited();
+            }
+            return Poll::Ready(Ok(output));
+        }
+        if link.is_overdue(side) || (link.over.get() && side != Side::Close) {
+            return Poll::Ready(Err(Interrupt::Expired));
+        }
+        if *this.heeds_goodbye && link.goodbye.get() {
+            return Poll::Ready(Err(Interrupt::Goodbye));
+        }
+        *this.has_waited = true;
+        link.listen(side, cx.waker());
+        Poll::Pending
     }
 }
 
@@ -300,6 +343,7 @@ impl Sessions {
             cut: Cell::new(false),
             over: Cell::new(false),
             spent: Cell::new(0),
+            parked: Cell::new(Parked::Never),
         });
         link.slot.set(self.live.borrow_mut().insert((NEVER, Rc::clone(&link))));
         Tracked(link)
@@ -317,6 +361,21 @@ impl Sessions {
     fn look(&self, slot: usize, at: Millis) {
         if let Some((look_at, _)) = self.live.borrow_mut().get_mut(slot) {
             *look_at = at;
+        }
+    }
+
+    /// What was parked under `key` can be read.
+    pub(crate) fn arrived(&self, key: u64) {
+        let live = self.live.borrow();
+        // It may have ended meanwhile, and another have its slot.
+        let link = live.get(key as u32 as usize).filter(|(_, link)| link.id << 32 == key & !u64::from(u32::MAX));
+        if let Some((_, link)) = link {
+            link.parked.set(Parked::Arrived);
+            let waker = link.halves[Side::Read as usize].waker.take();
+            drop(live); // waking may run code that comes back here
+            if let Some(waker) = waker {
+                waker.wake();
+            }
         }
     }
 

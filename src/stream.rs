@@ -7,10 +7,14 @@
 use std::{
     cell::UnsafeCell,
     io::{self, IoSlice},
-    os::fd::{AsRawFd, BorrowedFd},
+    net::TcpStream,
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd},
+    pin::Pin,
+    task::{Context, Poll, ready},
 };
 
-use monoio::{buf::SliceMut, io::AsyncReadRent, net::TcpStream};
+use monoio::{BufResult, buf::SliceMut, io::AsyncReadRent, net::UnixStream};
+use pin_project_lite::pin_project;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown};
 
 use crate::duplex::Duplex;
@@ -22,18 +26,18 @@ pub enum Stream {
     /// A TCP connection.
     Tcp(Tcp),
     /// The in-memory pipe of the tests.
-    Memory(Duplex),
+    Memory(Box<Duplex>),
 }
 
 impl Stream {
     /// Waits for bytes and appends them to `buffer`, at most its spare capacity. `Ok(0)` is the end.
     ///
     /// Dropping the future loses the buffer with what has arrived in it, so drop it only to close.
-    pub(crate) async fn read(&self, buffer: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
+    pub(crate) fn read(&self, buffer: Vec<u8>) -> impl Future<Output = BufResult<usize, Vec<u8>>> + use<'_> {
         debug_assert!(buffer.len() < buffer.capacity(), "a read into no room looks like the end");
         match self {
-            Self::Tcp(tcp) => tcp.read(buffer).await,
-            Self::Memory(duplex) => duplex.read(buffer).await,
+            Self::Tcp(tcp) => Reading::Tcp { read: tcp.read(buffer) },
+            Self::Memory(duplex) => Reading::Memory { read: duplex.read(buffer) },
         }
     }
 
@@ -90,6 +94,14 @@ impl Stream {
         }
     }
 
+    /// What the kernel knows it by, if it does.
+    pub(crate) fn socket(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Tcp(tcp) => Some(tcp.fd()),
+            Self::Memory(_) => None,
+        }
+    }
+
     /// Says that nothing more will be sent: the peer reads the end.
     pub(crate) fn shutdown_write(&self) {
         match self {
@@ -108,35 +120,75 @@ impl Stream {
     }
 }
 
-impl From<TcpStream> for Stream {
-    fn from(tcp: TcpStream) -> Self {
-        Self::Tcp(Tcp(UnsafeCell::new(tcp)))
+impl TryFrom<TcpStream> for Stream {
+    type Error = io::Error;
+
+    /// Takes a connected socket into the runtime of this thread. On epoll it has to be non-blocking.
+    fn try_from(socket: TcpStream) -> io::Result<Self> {
+        // The runtime's type for TCP has room for addresses, 64 bytes of them; its other one is the descriptor alone.
+        let socket = std::os::unix::net::UnixStream::from(OwnedFd::from(socket));
+        Ok(Self::Tcp(Tcp(UnsafeCell::new(UnixStream::from_std(socket)?))))
+    }
+}
+
+impl TryFrom<monoio::net::TcpStream> for Stream {
+    type Error = io::Error;
+
+    /// # Panics
+    /// If an operation on it is under way.
+    #[expect(unsafe_code, reason = "monoio gives its descriptors away only by number")]
+    fn try_from(stream: monoio::net::TcpStream) -> io::Result<Self> {
+        // SAFETY: `into_raw_fd` gives the descriptor away, and nobody else has it.
+        TcpStream::from(unsafe { OwnedFd::from_raw_fd(stream.into_raw_fd()) }).try_into()
     }
 }
 
 impl From<Duplex> for Stream {
     fn from(duplex: Duplex) -> Self {
-        Self::Memory(duplex)
+        Self::Memory(Box::new(duplex))
+    }
+}
+
+pin_project! {
+    /// A read of one of the transports; a type and not an `async fn`, which would have room for its parts twice.
+    #[project = ReadingOf]
+    enum Reading<T, M> {
+        Tcp { #[pin] read: T },
+        Memory { #[pin] read: M },
+    }
+}
+
+impl<T, M> Future for Reading<T, M>
+where
+    T: Future<Output = BufResult<usize, SliceMut<Vec<u8>>>>,
+    M: Future<Output = BufResult<usize, Vec<u8>>>,
+{
+    type Output = BufResult<usize, Vec<u8>>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project() {
+            ReadingOf::Tcp { read } => {
+                let (result, slice) = ready!(read.poll(cx));
+                Poll::Ready((result, slice.into_inner()))
+            }
+            ReadingOf::Memory { read } => read.poll(cx),
+        }
     }
 }
 
 /// A TCP connection that reads and writes at the same time.
 #[derive(Debug)]
-pub struct Tcp(UnsafeCell<TcpStream>);
+pub struct Tcp(UnsafeCell<UnixStream>);
 
 impl Tcp {
     #[expect(unsafe_code, reason = "monoio reads by `&mut`, and a read stays armed while others write")]
-    async fn read(&self, buffer: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
-        // SAFETY: the exclusive reference lives for this call only. `read` clones the descriptor into the operation
-        // and keeps nothing borrowed; monoio's `unsafe impl Split for TcpStream` promises the same. The type is
+    fn read(&self, buffer: Vec<u8>) -> impl Future<Output = BufResult<usize, SliceMut<Vec<u8>>>> + use<'_> {
+        // SAFETY: the exclusive reference is used for this call only. `read` clones the descriptor into the operation
+        // and keeps nothing borrowed; monoio's `unsafe impl Split for UnixStream` promises the same. The type is
         // neither `Send` nor `Sync`, so no other thread is here.
         let stream = unsafe { &mut *self.0.get() };
-        if buffer.is_empty() {
-            return stream.read(buffer).await;
-        }
         let (start, end) = (buffer.len(), buffer.capacity());
-        let (result, slice) = stream.read(SliceMut::new(buffer, start, end)).await;
-        (result, slice.into_inner())
+        stream.read(SliceMut::new(buffer, start, end))
     }
 
     async fn writable(&self) -> io::Result<()> {
@@ -144,7 +196,7 @@ impl Tcp {
     }
 
     #[expect(unsafe_code, reason = "the counterpart of `read`")]
-    fn stream(&self) -> &TcpStream {
+    fn stream(&self) -> &UnixStream {
         // SAFETY: no exclusive reference outlives the call in `read` that made it.
         unsafe { &*self.0.get() }
     }

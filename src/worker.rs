@@ -5,7 +5,7 @@ use std::{
     cell::{Cell, OnceCell, RefCell},
     net::SocketAddr,
     pin::Pin,
-    rc::Rc,
+    rc::{Rc, Weak},
     sync::{Arc, Mutex, PoisonError, atomic::AtomicU8, atomic::Ordering},
     task::{Context, Poll},
     time::{Duration, Instant, SystemTime},
@@ -16,11 +16,12 @@ use pin_project_lite::pin_project;
 
 use crate::{
     Config, Registry, Stats, Stream,
-    buffer::{HOT, LARGE, Pool},
+    buffer::{HOT, LARGE, Pool, Spares},
     connection::{self, Catch},
     listener::Listening,
     metrics::Counters,
-    protocols::websocket::Batch,
+    parking::Parking,
+    protocols::websocket::{Batch, Inbound, Unsent},
     sessions::{Millis, Sessions},
     ws::Contexts,
 };
@@ -33,8 +34,9 @@ pub struct Worker {
     pub(crate) counters: Counters,
     pub(crate) pool: Pool,
     pub(crate) hot: Pool,
-    /// Empty batches of frames, to be used again.
-    pub(crate) batches: RefCell<Vec<Rc<Batch>>>,
+    pub(crate) batches: Spares<Rc<Batch>>,
+    pub(crate) inbounds: Spares<Box<Inbound>>,
+    pub(crate) unsents: Spares<Box<Unsent>>,
     /// Compression contexts, of connections that keep none between their messages.
     pub(crate) contexts: Rc<Contexts>,
     pub(crate) connections_max: usize,
@@ -47,6 +49,8 @@ pub struct Worker {
     /// The second that it is, and the lines that peers have caused in it.
     logged: Cell<(Millis, u64)>,
     turnstile: OnceCell<Option<(UnixStream, UnixStream)>>,
+    parking: OnceCell<Option<Parking>>,
+    me: Weak<Self>,
 }
 
 /// How far the server's end has come.
@@ -71,7 +75,7 @@ impl Worker {
     /// A core of its own, without listeners: what [`serve`](Self::serve) is given is all that it sees. For tests, and
     /// for those who bring connections of their own; [`Server`](crate::Server) makes one for each thread.
     pub fn new(config: Config, registry: Registry) -> Rc<Self> {
-        Rc::new(Self {
+        Rc::new_cyclic(|me| Self {
             connections_max: config.connections_a_worker(),
             config,
             registry,
@@ -79,7 +83,9 @@ impl Worker {
             counters: Counters::default(),
             pool: Pool::new(LARGE, 16),
             hot: Pool::new(HOT, 2),
-            batches: RefCell::default(),
+            batches: Spares::new(),
+            inbounds: Spares::new(),
+            unsents: Spares::new(),
             contexts: Contexts::new(),
             turned_away: Cell::new(0),
             started: Instant::now(),
@@ -88,6 +94,8 @@ impl Worker {
             stage: Cell::new(Stage::Serving),
             logged: Cell::new((0, 0)),
             turnstile: OnceCell::new(),
+            parking: OnceCell::new(),
+            me: Weak::clone(me),
         })
     }
 
@@ -160,6 +168,11 @@ impl Worker {
             // epoll says at once that there is room, without a look at anything else.
             None => Box::pin(monoio::time::sleep(Duration::from_millis(1))).await,
         }
+    }
+
+    /// Where quiet connections wait; `None` where the system has no readiness set left.
+    pub(crate) fn parking(&self) -> Option<&Parking> {
+        self.parking.get_or_init(|| Parking::new(Weak::clone(&self.me)).ok()).as_ref()
     }
 
     /// Milliseconds since the start, as of the last tick.

@@ -149,7 +149,7 @@ async fn tcp(worker: &Rc<Worker>, is_uring: bool) -> End {
     stream.set_nonblocking(!is_uring).unwrap();
     let (accepted, peer) = listener.accept().await.unwrap();
     accepted.set_nodelay(true).unwrap();
-    monoio::spawn(worker.serve(accepted.into(), Some(peer)));
+    monoio::spawn(worker.serve(accepted.try_into().unwrap(), Some(peer)));
     End::Tcp(TcpStream::from_std(stream).unwrap())
 }
 

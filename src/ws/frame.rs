@@ -63,6 +63,16 @@ impl Header {
     /// The longest header: two bytes, the length in eight, the key in four.
     pub const SIZE_MAX: usize = 14;
 
+    /// How long the header of a frame with `length` bytes of payload is.
+    pub const fn size(length: usize, is_masked: bool) -> usize {
+        let size = match length {
+            ..126 => 2,
+            ..65_536 => 4,
+            _ => 10,
+        };
+        if is_masked { size + 4 } else { size }
+    }
+
     /// Reads the header at the start of `bytes` and says how long it is; `None` asks for more.
     /// What the first two bytes show to be wrong is refused without waiting for the others.
     #[inline]
@@ -175,6 +185,7 @@ mod tests {
                     let mut out = [0; Header::SIZE_MAX];
                     let size = header.encode(&mut out);
                     assert_eq!(Header::decode(&out), Ok(Some((header, size))));
+                    assert_eq!(size, Header::size(length as usize, mask.is_some()));
                     for cut in 0..size {
                         assert_eq!(Header::decode(&out[..cut]), Ok(None));
                     }

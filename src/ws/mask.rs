@@ -15,6 +15,17 @@ pub fn apply(payload: &mut [u8], key: [u8; 4], offset: usize) {
     }
 }
 
+/// Unmasks the `length` bytes at `from`, and moves them to `to`, which is before it, on the way: no dearer than where
+/// they lie.
+#[inline]
+pub fn apply_moving(bytes: &mut [u8], to: usize, from: usize, length: usize, key: [u8; 4]) {
+    if length < WORTH_A_CALL {
+        moving_body(bytes, to, from, length, key);
+    } else {
+        widest().apply_moving(bytes, to, from, length, key);
+    }
+}
+
 /// From this length on, wider registers save more than the call costs.
 const WORTH_A_CALL: usize = 128;
 
@@ -29,6 +40,7 @@ pub struct Variant {
     /// The instruction set.
     pub name: &'static str,
     run: unsafe fn(&mut [u8], [u8; 4], usize),
+    run_moving: unsafe fn(&mut [u8], usize, usize, usize, [u8; 4]),
 }
 
 impl Variant {
@@ -40,22 +52,30 @@ impl Variant {
         // and `available` sets it only after it asked the CPU.
         unsafe { (self.run)(payload, key, offset) }
     }
+
+    /// [`apply_moving`], always with this instruction set.
+    #[inline]
+    #[expect(unsafe_code, reason = "as in `apply`")]
+    pub fn apply_moving(self, bytes: &mut [u8], to: usize, from: usize, length: usize, key: [u8; 4]) {
+        // SAFETY: as in `apply`.
+        unsafe { (self.run_moving)(bytes, to, from, length, key) }
+    }
 }
 
 /// What this CPU has, narrow to wide.
 pub fn available() -> Vec<Variant> {
     #[cfg_attr(not(target_arch = "x86_64"), expect(unused_mut, reason = "there is only one"))]
-    let mut variants = vec![Variant { name: "portable", run: body }];
+    let mut variants = vec![Variant { name: "portable", run: body, run_moving: moving_body }];
     #[cfg(target_arch = "x86_64")]
     {
         if is_x86_feature_detected!("avx2") {
-            variants.push(Variant { name: "avx2", run: avx2 });
+            variants.push(Variant { name: "avx2", run: avx2, run_moving: moving_avx2 });
         }
         if is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512vl")
         {
-            variants.push(Variant { name: "avx512", run: avx512 });
+            variants.push(Variant { name: "avx512", run: avx512, run_moving: moving_avx512 });
         }
     }
     variants
@@ -72,6 +92,48 @@ fn avx2(payload: &mut [u8], key: [u8; 4], offset: usize) {
 fn avx512(payload: &mut [u8], key: [u8; 4], offset: usize) {
     body(payload, key, offset);
 }
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn moving_avx2(bytes: &mut [u8], to: usize, from: usize, length: usize, key: [u8; 4]) {
+    moving_body(bytes, to, from, length, key);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn moving_avx512(bytes: &mut [u8], to: usize, from: usize, length: usize, key: [u8; 4]) {
+    moving_body(bytes, to, from, length, key);
+}
+
+/// Each block is read whole before it is written, and what it is written over was read before.
+#[inline(always)]
+fn moving_body(bytes: &mut [u8], mut to: usize, mut from: usize, length: usize, key: [u8; 4]) {
+    debug_assert!(to <= from, "it is moved forward only");
+    let end = from + length;
+    let mut keys = [0; BLOCK];
+    keys.as_chunks_mut().0.fill(key);
+    while end - from >= BLOCK {
+        move_block::<BLOCK>(bytes, to, from, &keys);
+        (to, from) = (to + BLOCK, from + BLOCK);
+    }
+    while end - from >= 8 {
+        move_block::<8>(bytes, to, from, &keys);
+        (to, from) = (to + 8, from + 8);
+    }
+    for at in 0..end - from {
+        bytes[to + at] = bytes[from + at] ^ key[at % 4];
+    }
+}
+
+#[inline(always)]
+fn move_block<const N: usize>(bytes: &mut [u8], to: usize, from: usize, keys: &[u8; BLOCK]) {
+    let mut block: [u8; N] = bytes[from..from + N].try_into().expect("it is that long");
+    block.iter_mut().zip(keys).for_each(|(byte, key)| *byte ^= key);
+    bytes[to..to + N].copy_from_slice(&block);
+}
+
+/// A multiple of the key's length, and of the widest register's.
+const BLOCK: usize = 64;
 
 /// Eight bytes a step; the compiler makes wider ones of it.
 #[inline(always)]
@@ -112,6 +174,33 @@ mod tests {
                     for variant in available() {
                         check(variant.name, &|payload| variant.apply(payload, key, offset));
                     }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_moved_is_masked_like_what_stays() {
+        let key = [0x37, 0xfa, 0x21, 0x3d];
+        let plain: Vec<u8> = (0..400_u32).map(|i| (i * 31 % 251) as u8).collect();
+        for length in 0..=300 {
+            for distance in [0, 1, 4, 7, 63, 64, 90] {
+                let (to, from) = (3, 3 + distance);
+                let mut expected = plain.clone();
+                for i in 0..length {
+                    expected[to + i] = plain[from + i] ^ key[i % 4];
+                }
+                let check = |name: &str, run: &dyn Fn(&mut [u8])| {
+                    let mut moved = plain.clone();
+                    run(&mut moved);
+                    // What lies behind is nobody's any more.
+                    let end = to + length;
+                    assert!(moved[..end] == expected[..end], "{name} {length} {distance}");
+                    assert!(moved[from + length..] == plain[from + length..], "{name} {length} {distance}");
+                };
+                check("apply", &|bytes| apply_moving(bytes, to, from, length, key));
+                for variant in available() {
+                    check(variant.name, &|bytes| variant.apply_moving(bytes, to, from, length, key));
                 }
             }
         }

@@ -214,9 +214,27 @@ impl Receiver {
     pub fn step(
         &mut self,
         bytes: &mut [u8],
-        mut control: impl FnMut(Event<'_>) -> ControlFlow<()>,
+        control: impl FnMut(Event<'_>) -> ControlFlow<()>,
     ) -> Result<Step, Fault> {
-        let mut at = 0;
+        self.step_from(bytes, 0, control, |bytes, header, start| {
+            let end = start + header.length as usize;
+            if let Some(key) = header.mask {
+                mask::apply(&mut bytes[start..end], key, 0);
+            }
+            start
+        })
+    }
+
+    /// As [`step`](Self::step), for `bytes` that have been read up to `at`, and with the caller's own way of unmasking
+    /// what is an event by itself: its header, where it begins, and where it is put.
+    #[inline]
+    pub(crate) fn step_from(
+        &mut self,
+        bytes: &mut [u8],
+        mut at: usize,
+        mut control: impl FnMut(Event<'_>) -> ControlFlow<()>,
+        mut unmask: impl FnMut(&mut [u8], &Header, usize) -> usize,
+    ) -> Result<Step, Fault> {
         loop {
             match self.state {
                 State::Header => {}
@@ -258,16 +276,16 @@ impl Receiver {
                 at = start;
                 continue;
             }
-            let end = start + header.length as usize;
-            if let Some(key) = header.mask {
-                mask::apply(&mut bytes[start..end], key, 0);
-            }
+            // It has arrived whole, so its length is a `usize`.
+            let (end, length) = (start + header.length as usize, header.length as usize);
+            let start = unmask(bytes, &header, start);
+            let payload = &bytes[start..start + length];
             let is_sign_of_life = matches!(header.opcode, Opcode::Ping | Opcode::Pong);
-            if is_sign_of_life && control(sign_of_life(header.opcode, &bytes[start..end])).is_continue() {
+            if is_sign_of_life && control(sign_of_life(header.opcode, payload)).is_continue() {
                 at = end;
                 continue;
             }
-            let found = Found::Frame { opcode: header.opcode, start, end };
+            let found = Found::Frame { opcode: header.opcode, start, end: start + length };
             return Ok(Step { consumed: end, found: Some(found) });
         }
     }
@@ -313,6 +331,19 @@ impl Receiver {
         }
         self.open = None;
         Some(std::mem::take(&mut self.assembly.binary))
+    }
+
+    /// Whether it holds nothing of the connection, so that another one may take its place.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        let is_between = matches!(self.state, State::Header | State::Delivered);
+        is_between && self.open.is_none() && self.decompressor.is_none()
+    }
+
+    /// Makes one that is [at rest](Self::is_at_rest) another connection's.
+    pub(crate) fn reset(&mut self, role: Role, limits: Limits) {
+        debug_assert!(self.is_at_rest());
+        self.forget();
+        (self.role, self.limits, self.is_in_parts) = (role, limits, false);
     }
 
     /// Whether a message has begun that has not ended.

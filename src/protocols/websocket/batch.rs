@@ -4,12 +4,12 @@
 //! and noted, and from then on its bytes stay as they are, so that who sends a payload on can borrow it. When all of it
 //! was looked at, and the queue has let go, the same buffer takes the next bytes.
 
-use std::{ops::ControlFlow, rc::Rc};
+use std::{cell::Cell, ops::ControlFlow, rc::Rc};
 
 use super::socket::Shared;
 use crate::{
     buffer::ReadBuf,
-    ws::{self, Event, Fault, Found, Opcode},
+    ws::{self, Event, Fault, Found, Header, Opcode, Role, mask},
 };
 
 /// A buffer that was read as a whole.
@@ -17,6 +17,8 @@ use crate::{
 pub(crate) struct Batch {
     bytes: Vec<u8>,
     found: Vec<Found>,
+    /// Of what was found, the first that nobody has looked at.
+    next: Cell<usize>,
     /// What was wrong behind the last thing found.
     fault: Option<Fault>,
     /// Up to where it was read.
@@ -40,26 +42,60 @@ impl Batch {
         (end <= self.bytes.len()).then_some((start, end))
     }
 
+    /// The frame that says what was looked at last, if that is this message as it was received, and all of it.
+    #[inline]
+    pub(super) fn frame_of(&self, opcode: Opcode, message: &[u8]) -> Option<(usize, usize)> {
+        let found = self.found.get(self.next.get().checked_sub(1)?)?;
+        let &Found::Frame { opcode: was, start, end } = found else { return None };
+        let is_it = self.place_of(message) == Some((start, end)) && opcode == was;
+        is_it.then(|| (start - Header::size(end - start, false), end))
+    }
+
     /// Reads all frames from `start` on, up to what a single look at the decoder can tell.
+    ///
+    /// A masked frame is longer than one that is not, so a message can be moved forward behind a header of our own. Then
+    /// those that are sent back as they came lie one behind the other, as they are to be sent:
+    ///
+    /// ```text
+    ///   head key payload | head key payload | head ...
+    ///   head payload head payload |
+    /// ```
     fn read(&mut self, start: usize, decoder: &mut ws::Receiver) {
         self.end = start;
+        let mut free = start;
         loop {
-            let unread = &mut self.bytes[self.end..];
-            match decoder.step(unread, |_| ControlFlow::Break(())) {
+            let unmask = |bytes: &mut [u8], header: &Header, start: usize| {
+                let length = header.length as usize;
+                match header.mask {
+                    Some(key) if !header.opcode.is_control() => {
+                        let mut head = [0; Header::SIZE_MAX];
+                        let size = Header { mask: None, ..*header }.encode(&mut head);
+                        bytes[free..free + size].copy_from_slice(&head[..size]);
+                        mask::apply_moving(bytes, free + size, start, length, key);
+                        free += size + length;
+                        return free - length;
+                    }
+                    Some(key) => mask::apply(&mut bytes[start..start + length], key, 0),
+                    None => {}
+                }
+                free = start + length;
+                start
+            };
+            match decoder.step_from(&mut self.bytes, self.end, |_| ControlFlow::Break(()), unmask) {
                 Ok(step) => {
-                    let base = self.end;
-                    self.end += step.consumed;
+                    self.end = step.consumed;
                     match step.found {
-                        Some(Found::Frame { opcode, start, end }) => {
-                            self.found.push(Found::Frame { opcode, start: base + start, end: base + end });
+                        Some(found @ Found::Frame { opcode, .. }) => {
+                            self.found.push(found);
                             if opcode == Opcode::Close {
                                 // What follows means nothing (RFC 6455 5.5.1).
                                 self.end = self.bytes.len();
                                 return;
                             }
                         }
-                        Some(Found::Part { place, start, end }) => {
-                            self.found.push(Found::Part { place, start: base + start, end: base + end });
+                        Some(found @ Found::Part { end, .. }) => {
+                            self.found.push(found);
+                            free = end;
                         }
                         // The decoder holds it, and can go on only when it was delivered.
                         Some(found @ (Found::Message | Found::Held(_))) => return self.found.push(found),
@@ -72,16 +108,14 @@ impl Batch {
     }
 }
 
-/// What has arrived of a connection, and what was made of it so far.
+/// What has arrived of a connection, and what was made of it so far. Where nothing has, a connection does without.
 #[derive(Debug)]
-pub(super) struct Inbound {
+pub(crate) struct Inbound {
     pub(super) buf: ReadBuf,
     pub(super) decoder: ws::Receiver,
     /// What the last event took of the unread bytes.
     taken: usize,
     batch: Option<Rc<Batch>>,
-    /// Of the batch's findings, the first that was not looked at.
-    next: usize,
     /// A long message that was put together, while it is looked at.
     message: Option<Rc<Batch>>,
     /// What the driver has found already.
@@ -89,8 +123,13 @@ pub(super) struct Inbound {
 }
 
 impl Inbound {
-    pub(super) fn new(buf: ReadBuf, decoder: ws::Receiver) -> Box<Self> {
-        Box::new(Self { buf, decoder, taken: 0, batch: None, next: 0, message: None, ahead: None })
+    pub(super) fn new(buf: ReadBuf, decoder: ws::Receiver) -> Self {
+        Self { buf, decoder, taken: 0, batch: None, message: None, ahead: None }
+    }
+
+    /// Whether it holds nothing of the connection, so that the core may lend it to another.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.decoder.is_at_rest() && self.buf.unread().len() == self.taken && self.batch.is_none()
     }
 
     /// Reads up to the next message on the driver's behalf, so that pings and a close are seen to while the handler does
@@ -122,7 +161,8 @@ impl Inbound {
         }
         loop {
             if let Some(batch) = &self.batch {
-                let Some(found) = batch.found.get(self.next).copied() else {
+                let next = batch.next.get();
+                let Some(found) = batch.found.get(next).copied() else {
                     let fault = batch.fault;
                     self.thaw(shared);
                     match fault {
@@ -130,7 +170,7 @@ impl Inbound {
                         None => continue,
                     }
                 };
-                self.next += 1;
+                batch.next.set(next + 1);
                 match found {
                     Found::Frame { opcode: Opcode::Ping, start, end } => {
                         shared.pong(&batch.bytes[start..end])
@@ -196,13 +236,12 @@ impl Inbound {
     }
 
     fn freeze(&mut self, shared: &Shared) {
-        let mut batch = shared.link.worker.batches.borrow_mut().pop().unwrap_or_default();
+        let mut batch = shared.link.worker.batches.take();
         let inner = Rc::get_mut(&mut batch).expect("an empty batch has one owner");
         let (bytes, start) = self.buf.take();
         inner.bytes = bytes;
         inner.read(start, &mut self.decoder);
         *shared.lent.borrow_mut() = Some(Rc::clone(&batch));
-        self.next = 0;
         self.batch = Some(batch);
     }
 
@@ -216,15 +255,20 @@ impl Inbound {
         let inner = Rc::get_mut(&mut batch).expect("the queue has let go of it");
         self.buf.put(std::mem::take(&mut inner.bytes), inner.end);
         inner.found.clear();
+        inner.found.shrink_to(FOUND_KEPT);
+        inner.next.set(0);
         inner.fault = None;
-        let mut batches = shared.link.worker.batches.borrow_mut();
-        if batches.len() < BATCHES_KEPT {
-            batches.push(batch);
-        }
+        shared.link.worker.batches.give_back(batch);
+    }
+}
+
+impl Default for Inbound {
+    fn default() -> Self {
+        Self::new(ReadBuf::default(), ws::Receiver::new(Role::Server, ws::Limits::default()))
     }
 }
 
 /// Less than this is read where it lies, frame by frame.
 const BATCH_MIN: usize = 2048;
-/// More are in use at once only while handlers wait with a message in their hands.
-const BATCHES_KEPT: usize = 4;
+/// A peer can fill the buffer with the smallest frames.
+const FOUND_KEPT: usize = 1024;

@@ -3,7 +3,6 @@
 //! The connection is one of the worker's: its deadlines, its drain and its counters hold for it, too.
 
 use std::{
-    cell::Cell,
     io,
     net::{SocketAddr, ToSocketAddrs},
     panic,
@@ -18,6 +17,7 @@ use crate::{
     Error, Stream, Token, Worker,
     buffer::ReadBuf,
     connection,
+    registry::LocalBoxFuture,
     sessions::{Interrupt, Link, Side, Tracked},
     upgraded::write_all,
     ws::{
@@ -175,9 +175,10 @@ impl Client {
             greeting: None,
         };
         let settings = Rc::clone(&self.settings);
-        let handler = Cell::new(Some(handler));
-        let handler = async |socket| handler.take().expect("a driver runs its handler once")(socket).await;
-        let run = async |connection| driver::run(&handler, settings, session, connection, Role::Client).await;
+        let run = |connection| -> LocalBoxFuture<'_, _> {
+            let handler = |socket| handler(socket);
+            Box::pin(driver::run(handler, settings, session, connection, Role::Client))
+        };
         match connection::session(tracked, buf, const { Token::new("websocket") }, run).await {
             Ok(ended) => ended,
             // It was counted and reported like any other, but this task is the handler's own.
@@ -234,7 +235,7 @@ async fn connect(url: &Url, limit: Duration) -> Result<(Stream, SocketAddr), Err
             Ok(Ok(stream)) => {
                 // It may only cost time.
                 drop(stream.set_nodelay(true));
-                return Ok((Stream::from(stream), address));
+                return Ok((stream.try_into()?, address));
             }
             Ok(Err(error)) => failure = error.into(),
             Err(_elapsed) => return Err(Error::TimedOut),

@@ -7,7 +7,7 @@ use std::{
     any::Any,
     future::poll_fn,
     io, panic,
-    pin::{Pin, pin},
+    pin::Pin,
     rc::Rc,
     task::{Context, Poll},
 };
@@ -19,73 +19,50 @@ use super::{
 };
 use crate::{
     Error, Upgraded,
+    buffer::ReadBuf,
     registry::LocalBoxFuture,
-    sessions::{Link, NEVER, Side},
+    sessions::{Millis, NEVER, Side},
     ws::{self, CloseFrame, Code, Opcode, Role},
 };
 
 /// Speaks RFC 6455 in either role, until both sides have closed.
-pub(super) async fn run<H>(
-    handler: &H,
+// Not an `async fn`, which would have room for its arguments for as long as it runs.
+pub(super) fn run<F>(
+    handler: impl FnOnce(Socket) -> F,
     settings: Rc<Settings>,
     session: Session,
     connection: Upgraded,
     role: Role,
-) -> Result<(), Error>
+) -> impl Future<Output = Result<(), Error>>
 where
-    H: AsyncFn(Socket) -> Result<(), Error>,
+    F: Future<Output = Result<(), Error>>,
 {
     let (link, buf) = connection.into_parts();
     let decoder = match session.deflate {
         Some(agreed) => ws::Receiver::with_deflate(role, settings.limits, agreed, &link.worker.contexts),
         None => ws::Receiver::new(role, settings.limits),
     };
-    let inbound = Inbound::new(buf, decoder);
+    let inbound = Box::new(Inbound::new(buf, decoder));
     link.within(Side::Close, settings.lifetime);
-    let shared = Shared::new(Rc::clone(&link), settings, &session, role);
+    let shared = Shared::new(link, settings, &session, role);
     if let Some(greeting) = session.greeting {
         shared.push(Opcode::Text, greeting.as_bytes());
     }
-    let handler = pin!(handler(Socket::new(&shared)));
-    let mut driver = Driver {
-        link: &link,
-        shared: &shared,
-        handler: Some(handler),
-        result: None,
-        room: None,
-        turn: None,
-        is_reading: false,
-        is_pinged: false,
-    };
-    let driven = driver.drive(inbound).await;
-    shared.ends(End::Lost); // for the handler, and for senders that are kept elsewhere
-    driver.wind_up().await;
-    let ended = driver.result.take();
-    if let Some(Err(Ended::Panic(panic))) = ended {
-        panic::resume_unwind(panic);
-    }
-    if let Some(End::Failed(fault)) = shared.end.get() {
-        return Err(Error::peer(fault));
-    }
-    if driven.is_err() && !(shared.close_sent.get() && shared.close_received.get()) {
-        return driven;
-    }
-    match ended {
-        Some(Err(Ended::Error(error))) if !matches!(error, Error::Closed) => Err(error),
-        _ => Ok(()),
-    }
+    let handler = Some(Box::pin(handler(Socket::new(&shared))));
+    Driver { shared, handler, role, result: None, room: None, turn: None, is_reading: false, is_pinged: false }
+        .run(inbound)
 }
 
-struct Driver<'a, F> {
-    link: &'a Link,
-    shared: &'a Shared,
+struct Driver<F> {
+    shared: Rc<Shared>,
     /// Until it is done.
-    handler: Option<Pin<&'a mut F>>,
-    result: Option<Result<(), Ended>>,
+    handler: Option<Pin<Box<F>>>,
+    role: Role,
+    result: Option<Result<(), Box<Ended>>>,
     /// The wait for room in the socket, while there is none.
-    room: Option<LocalBoxFuture<'a, io::Result<()>>>,
+    room: Option<LocalBoxFuture<'static, io::Result<()>>>,
     /// The wait for our next turn, while it is somebody else's.
-    turn: Option<LocalBoxFuture<'a, ()>>,
+    turn: Option<LocalBoxFuture<'static, ()>>,
     /// The kernel has the buffer, so that a silent peer is silent.
     is_reading: bool,
     /// A ping of ours is not answered yet.
@@ -97,15 +74,104 @@ enum Ended {
     Panic(Box<dyn Any + Send>),
 }
 
-impl<F> Driver<'_, F>
+impl<F> Driver<F>
 where
     F: Future<Output = Result<(), Error>>,
 {
+    fn run(mut self, inbound: Box<Inbound>) -> impl Future<Output = Result<(), Error>> {
+        async move {
+            let driven = self.drive(inbound).await;
+            self.shared.ends(End::Lost); // for the handler, and for senders that are kept elsewhere
+            self.wind_up().await;
+            let ended = self.result.take().map(|result| result.map_err(|ended| *ended));
+            if let Some(Err(Ended::Panic(panic))) = ended {
+                panic::resume_unwind(panic);
+            }
+            let shared = &self.shared;
+            if let Some(End::Failed(fault)) = shared.end.get() {
+                return Err(Error::peer(fault));
+            }
+            if driven.is_err() && !(shared.close_sent.get() && shared.close_received.get()) {
+                return driven;
+            }
+            match ended {
+                Some(Err(Ended::Error(error))) if !matches!(error, Error::Closed) => Err(error),
+                _ => Ok(()),
+            }
+        }
+    }
+
     /// Goes on until the closing handshake is done, or the connection beyond hope.
-    async fn drive(&mut self, mut inbound: Box<Inbound>) -> Result<(), Error> {
-        let (link, shared) = (self.link, self.shared);
+    async fn drive(&mut self, inbound: Box<Inbound>) -> Result<(), Error> {
+        let shared = Rc::clone(&self.shared);
+        let (link, shared) = (&*shared.link, &*shared);
+        let hot = &link.worker.hot;
         link.within(Side::Read, shared.settings.ping_after);
+        // What reads is lent by the core while there is something to read, or in the middle of something.
+        let mut inbound = Some(inbound);
+        // In a box, for a quiet connection needs no room for it.
+        let mut read = None;
+        let mut is_quiet = true;
         loop {
+            if let Some(arrived) = inbound.take() {
+                inbound = self.deal_with(arrived).await?;
+                if inbound.is_none() {
+                    return Ok(());
+                }
+            }
+            if link.is_spent() {
+                Box::pin(link.pass()).await; // rare, and large
+            }
+            let since = link.worker.now();
+            self.is_reading = true;
+            let mut buf = inbound.take_if(|inbound| inbound.is_at_rest()).map(|at_rest| self.dismiss(at_rest));
+            let buf = inbound.as_mut().map_or_else(|| buf.get_or_insert_default(), |inbound| &mut inbound.buf);
+            let result = if is_quiet && buf.unread().is_empty() && link.park() {
+                buf.release(hot);
+                read = None;
+                poll_fn(|cx| self.round_until(link.poll_arrival(), cx)).await?;
+                link.has_waited();
+                inbound.get_or_insert_with(|| self.employ()).buf.fill_now(&link.stream, hot)
+            } else {
+                let mut reading = read.take().unwrap_or_else(|| Box::pin(None));
+                reading.set(Some(link.stream.read(buf.lend(hot))));
+                let mut has_waited = false;
+                let has_read = poll_fn(|cx| {
+                    let polled = reading.as_mut().as_pin_mut().expect("it was just begun").poll(cx);
+                    has_waited |= polled.is_pending();
+                    self.round_until(polled, cx)
+                });
+                let has_read = has_read.await?;
+                read = Some(reading);
+                if has_waited {
+                    link.has_waited();
+                }
+                inbound.get_or_insert_with(|| self.employ()).buf.arrived(has_read, &link.stream, hot)
+            };
+            self.is_reading = false;
+            let count = match result {
+                Ok(count) if count > 0 => count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                result => {
+                    shared.ends(End::Lost);
+                    self.finish().await?;
+                    return Err(result.err().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into()).into());
+                }
+            };
+            is_quiet = link.worker.now() - since >= QUIET;
+            link.spend(count);
+            link.received.set(link.received.get() + count as u64);
+            self.is_pinged = false;
+            if !shared.close_sent.get() {
+                link.within(Side::Read, shared.settings.ping_after);
+            }
+        }
+    }
+
+    /// Sees to it that what has arrived is heard; `None` when the connection is done.
+    async fn deal_with(&mut self, mut inbound: Box<Inbound>) -> Result<Option<Box<Inbound>>, Error> {
+        loop {
+            let shared = &*self.shared;
             // Pings and a close are seen to here; messages are the handler's, while there is one to hear them.
             let has_message = loop {
                 match inbound.look(shared) {
@@ -122,77 +188,69 @@ where
                 }
             };
             if shared.end.get().is_some() {
-                return self.finish().await;
+                self.finish().await?;
+                return Ok(None);
             }
-            if has_message {
-                shared.hand_over(inbound);
-                let reclaimed = poll_fn(|cx| {
-                    if let Err(error) = self.round(cx) {
-                        return Poll::Ready(Err(error));
-                    }
-                    match shared.reclaim() {
-                        Some(inbound) => Poll::Ready(Ok(Some(inbound))),
-                        None if self.handler.is_none() => Poll::Ready(Ok(None)),
-                        None => Poll::Pending,
-                    }
-                });
-                match reclaimed.await? {
-                    Some(reclaimed) => inbound = reclaimed,
-                    // The handler is done, and has left its receiver with somebody who still holds it.
-                    None => return self.finish().await,
-                }
-                if shared.end.get().is_some() {
-                    return self.finish().await;
-                }
-                if shared.abandoned.get() {
-                    continue;
-                }
-            } else {
+            if !has_message {
                 // What was answered goes out also where the next read has its bytes at once.
                 poll_fn(|cx| Poll::Ready(self.round(cx))).await?;
+                return Ok(Some(inbound));
             }
-            if link.is_spent() {
-                link.pass().await;
-            }
-            let mut filling = pin!(std::mem::take(&mut inbound.buf).fill(&link.stream, &link.worker.hot));
-            self.is_reading = true;
-            let mut has_waited = false;
-            let filled = poll_fn(|cx| {
-                if let Poll::Ready(filled) = filling.as_mut().poll(cx) {
-                    return Poll::Ready(Ok(filled));
+            shared.hand_over(inbound);
+            let reclaimed = poll_fn(|cx| {
+                if let Err(error) = self.round(cx) {
+                    return Poll::Ready(Err(error));
                 }
-                has_waited = true;
-                match self.round(cx) {
-                    Ok(()) => Poll::Pending,
-                    Err(error) => Poll::Ready(Err(error)),
+                match self.shared.reclaim() {
+                    Some(inbound) => Poll::Ready(Ok(Some(inbound))),
+                    None if self.handler.is_none() => Poll::Ready(Ok(None)),
+                    None => Poll::Pending,
                 }
             });
-            let (result, buf) = filled.await?;
-            self.is_reading = false;
-            inbound.buf = buf;
-            let count = match result {
-                Ok(count) if count > 0 => count,
-                result => {
-                    shared.ends(End::Lost);
-                    self.finish().await?;
-                    return Err(result.err().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into()).into());
+            match reclaimed.await? {
+                Some(reclaimed) if self.shared.end.get().is_none() => {
+                    if !self.shared.abandoned.get() {
+                        return Ok(Some(reclaimed));
+                    }
+                    inbound = reclaimed;
                 }
-            };
-            if has_waited {
-                link.has_waited();
+                // The peer has closed; or the handler is done, and has left its receiver with somebody who still has it.
+                _ => {
+                    self.finish().await?;
+                    return Ok(None);
+                }
             }
-            link.spend(count);
-            link.received.set(link.received.get() + count as u64);
-            self.is_pinged = false;
-            if !shared.close_sent.get() {
-                link.within(Side::Read, shared.settings.ping_after);
-            }
+        }
+    }
+
+    /// What reads, from the core.
+    fn employ(&self) -> Box<Inbound> {
+        let mut inbound = self.shared.link.worker.inbounds.take();
+        inbound.decoder.reset(self.role, self.shared.settings.limits);
+        inbound
+    }
+
+    /// Gives it back, but for its buffer.
+    fn dismiss(&self, mut inbound: Box<Inbound>) -> ReadBuf {
+        let buf = std::mem::take(&mut inbound.buf);
+        self.shared.link.worker.inbounds.give_back(inbound);
+        buf
+    }
+
+    /// Goes on with everything else while `what` is pending.
+    fn round_until<T>(&mut self, what: Poll<T>, cx: &mut Context<'_>) -> Poll<Result<T, Error>> {
+        match what {
+            Poll::Ready(output) => Poll::Ready(Ok(output)),
+            Poll::Pending => match self.round(cx) {
+                Ok(()) => Poll::Pending,
+                Err(error) => Poll::Ready(Err(error)),
+            },
         }
     }
 
     /// Lets the handler run as far as it can, and sends what it has queued.
     fn round(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
-        self.link.listen(Side::Read, cx.waker());
+        self.shared.link.listen(Side::Read, cx.waker());
         self.shared.driver_is(cx.waker());
         self.shared.is_running.set(true);
         let result = loop {
@@ -206,7 +264,7 @@ where
             match self.flush(cx) {
                 // Who waited for room can go on at once.
                 Ok(()) if self.shared.wake_senders() => {}
-                Ok(()) if self.link.is_spent() && self.shared.has_waiters() => {}
+                Ok(()) if self.shared.link.is_spent() && self.shared.has_waiters() => {}
                 result => break result,
             }
         };
@@ -216,8 +274,9 @@ where
 
     /// A handler that never has to wait would keep the core to itself.
     fn is_our_turn(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.turn.is_none() && self.link.is_spent() {
-            self.turn = Some(Box::pin(self.link.pass()));
+        if self.turn.is_none() && self.shared.link.is_spent() {
+            let link = Rc::clone(&self.shared.link);
+            self.turn = Some(Box::pin(async move { link.pass().await }));
         }
         if let Some(turn) = &mut self.turn {
             if turn.as_mut().poll(cx).is_pending() {
@@ -231,7 +290,8 @@ where
 
     /// Heeds passed deadlines and the server's drain.
     fn heed(&mut self) -> Result<(), Error> {
-        let (link, shared) = (self.link, self.shared);
+        let shared = Rc::clone(&self.shared);
+        let (link, shared) = (&*shared.link, &*shared);
         if link.is_overdue(Side::Write) {
             return Err(Error::TimedOut);
         }
@@ -271,8 +331,8 @@ where
         // After a panic the handler is never polled again.
         let ended = match panic::catch_unwind(panic::AssertUnwindSafe(|| handler.as_mut().poll(cx))) {
             Ok(Poll::Pending) => return,
-            Ok(Poll::Ready(result)) => result.map_err(Ended::Error),
-            Err(panic) => Err(Ended::Panic(panic)),
+            Ok(Poll::Ready(result)) => result.map_err(|error| Box::new(Ended::Error(error))),
+            Err(panic) => Err(Box::new(Ended::Panic(panic))),
         };
         self.handler = None;
         let code = if ended.is_ok() { Code::NORMAL } else { Code::INTERNAL_ERROR };
@@ -283,21 +343,24 @@ where
 
     /// Sends what the socket takes, and sees to it that the rest follows.
     fn flush(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
-        let link = self.link;
+        let shared = Rc::clone(&self.shared);
+        let link = &shared.link;
         loop {
             if let Some(room) = &mut self.room {
                 let Poll::Ready(result) = room.as_mut().poll(cx) else { return Ok(()) };
                 self.room = None;
                 result?;
             }
-            match self.shared.queue.borrow_mut().send(link) {
+            let sent = shared.queue.borrow_mut().send(link);
+            match sent {
                 Ok(()) => {
                     link.deadline(Side::Write, NEVER);
                     return Ok(());
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     link.within(Side::Write, link.worker.config.write_time);
-                    self.room = Some(Box::pin(link.stream.writable()));
+                    let link = Rc::clone(link);
+                    self.room = Some(Box::pin(async move { link.stream.writable().await }));
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -306,7 +369,7 @@ where
 
     /// Lets the handler end and the last frames go out, within the close time.
     async fn finish(&mut self) -> Result<(), Error> {
-        self.link.within(Side::Read, self.shared.settings.close_time);
+        self.shared.link.within(Side::Read, self.shared.settings.close_time);
         poll_fn(|cx| {
             if let Err(error) = self.round(cx) {
                 return Poll::Ready(Err(error));
@@ -319,17 +382,20 @@ where
 
     /// Lets the handler see that the connection has ended, and clean up, within the close time.
     async fn wind_up(&mut self) {
-        self.link.within(Side::Read, self.shared.settings.close_time);
+        self.shared.link.within(Side::Read, self.shared.settings.close_time);
         poll_fn(|cx| {
-            self.link.listen(Side::Read, cx.waker());
+            self.shared.link.listen(Side::Read, cx.waker());
             self.shared.driver_is(cx.waker());
             self.poll_handler(cx);
-            let is_over = self.handler.is_none() || self.link.is_overdue(Side::Read);
+            let is_over = self.handler.is_none() || self.shared.link.is_overdue(Side::Read);
             if is_over { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
         for side in [Side::Read, Side::Write, Side::Close] {
-            self.link.deadline(side, NEVER);
+            self.shared.link.deadline(side, NEVER);
         }
     }
 }
+
+/// Who was silent for so many milliseconds before it said something waits parked (`Link::park`) for what it says next.
+const QUIET: Millis = 250;

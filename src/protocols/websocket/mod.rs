@@ -23,7 +23,8 @@ use std::{
     time::Duration,
 };
 
-pub(crate) use batch::Batch;
+pub(crate) use batch::{Batch, Inbound};
+pub(crate) use queue::Unsent;
 pub use client::Client;
 pub use origin::Origins;
 pub use socket::{Kind, Message, Outgoing, Part, Receiver, Sender, Socket};
@@ -215,7 +216,7 @@ where
     // Not an `async fn`, which would have room for its arguments twice.
     fn run(&self, session: Session, connection: Upgraded) -> impl Future<Output = Result<(), Error>> {
         let settings = Rc::clone(&self.settings);
-        driver::run(&self.handler, settings, session, connection, ws::Role::Server)
+        driver::run(|socket| (self.handler)(socket), settings, session, connection, ws::Role::Server)
     }
 }
 

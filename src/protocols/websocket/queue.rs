@@ -1,12 +1,14 @@
 //! Frames that wait to be sent: as a rule one write for all that a round has queued.
 //!
-//! A small payload is copied behind its header. A large one that lies in a [`Batch`] stays there, and is sent from
-//! where it has arrived; the batch is lent to the queue meanwhile. A frame that goes to many is shared.
+//! A small payload is copied behind its header. One that lies in a [`Batch`] stays there, and is sent from where it has
+//! arrived; the batch is lent to the queue meanwhile. A frame that goes to many is shared.
 //!
 //! ```text
 //!   frames  [ sent | header, header, payload, header | header ... ]
 //!                                                    ^ cut.at: somebody else's bytes come in between
 //! ```
+//!
+//! What only a queue with something in it needs is the core's, and lent to it until all was sent.
 
 use std::{collections::VecDeque, io, io::IoSlice, rc::Rc};
 
@@ -17,8 +19,19 @@ use crate::{
     ws::{self, Compressor, Header, Opcode, Prepared},
 };
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Queue {
+    unsent: Option<Box<Unsent>>,
+    /// The client's masks (RFC 6455 5.3); a server has none.
+    masks: Option<Box<RandomMasks>>,
+    compressor: Option<Box<Compressor>>,
+    /// The oldest messages may have to go.
+    drops_oldest: bool,
+}
+
+/// What a queue has in it. A core keeps empty ones.
+#[derive(Debug, Default)]
+pub(crate) struct Unsent {
     frames: Vec<u8>,
     /// Invariant: `sent <= frames.len()`, and no cut lies before it.
     sent: usize,
@@ -31,11 +44,8 @@ pub(super) struct Queue {
     /// Pongs since everything was last sent.
     pongs: usize,
     last_pong: Option<Box<[u8]>>,
-    /// The client's masks (RFC 6455 5.3); a server has none.
-    masks: Option<RandomMasks>,
-    compressor: Option<Box<Compressor>>,
     /// Where the waiting messages end, if the oldest may have to go.
-    ends: Option<VecDeque<Waiting>>,
+    ends: VecDeque<Waiting>,
 }
 
 /// Somebody else's bytes, between the frames before `at` and those behind.
@@ -77,59 +87,73 @@ impl Queue {
     ) -> Self {
         // A compressed message may refer to those before it, so none of them can go.
         let drops_oldest = drops_oldest && !compressor.as_ref().is_some_and(Compressor::has_takeover);
-        Self {
-            masks,
-            compressor: compressor.map(Box::new),
-            ends: drops_oldest.then(VecDeque::new),
-            ..Self::default()
-        }
+        Self { unsent: None, masks: masks.map(Box::new), compressor: compressor.map(Box::new), drops_oldest }
     }
 
     /// Bytes that wait.
     pub(super) fn unsent(&self) -> usize {
-        self.frames.len() - self.sent + self.cut
+        self.unsent.as_ref().map_or(0, |unsent| unsent.len())
     }
 
     /// Whether more may be queued. What lies in a batch costs nothing as long as the socket takes everything, so that a
-    /// whole round of large messages is one write.
+    /// whole round of messages is one write.
+    #[inline]
     pub(super) fn has_room(&self, queue_max: usize) -> bool {
-        let held = if self.is_stalled { self.unsent() } else { self.unsent() - self.cut };
-        held <= queue_max && self.unsent() <= queue_max.max(HOT)
+        let Some(unsent) = &self.unsent else { return true };
+        let held = if unsent.is_stalled { unsent.len() } else { unsent.len() - unsent.cut };
+        held <= queue_max && unsent.len() <= queue_max.max(HOT)
     }
 
     /// Whether the socket had no room for all of it.
     pub(super) fn is_stalled(&self) -> bool {
-        self.is_stalled
+        self.unsent.as_ref().is_some_and(|unsent| unsent.is_stalled)
     }
 
     /// Whether a payload of this size can be sent from where it lies: not masked, not compressed, not to be dropped.
+    #[inline]
     pub(super) fn borrows(&self, size: usize) -> bool {
-        size >= LENT_MIN
-            && self.masks.is_none()
-            && self.ends.is_none()
+        self.masks.is_none()
+            && !self.drops_oldest
             && !self.compressor.as_ref().is_some_and(|compressor| compressor.is_for(size))
     }
 
     pub(super) fn push(&mut self, opcode: Opcode, payload: &[u8], link: &Link) {
-        self.make_buffer(link);
-        let start = self.frames.len();
-        let mask = self.masks.as_mut().map(RandomMasks::next);
-        ws::write_message(&mut self.frames, opcode, payload, mask, self.compressor.as_deref_mut());
-        if let Some(ends) = &mut self.ends
-            && !opcode.is_control()
-        {
-            ends.push_back(Waiting { start, end: self.frames.len() });
+        let unsent = open(&mut self.unsent, link);
+        unsent.make_buffer(link);
+        let start = unsent.frames.len();
+        let mask = self.masks.as_mut().map(|masks| masks.next());
+        ws::write_message(&mut unsent.frames, opcode, payload, mask, self.compressor.as_deref_mut());
+        if self.drops_oldest && !opcode.is_control() {
+            unsent.ends.push_back(Waiting { start, end: unsent.frames.len() });
         }
     }
 
     /// Queues a piece of a message, never compressed.
     pub(super) fn push_fragment(&mut self, fin: bool, opcode: Opcode, payload: &[u8], link: &Link) {
-        self.make_buffer(link);
-        let mask = self.masks.as_mut().map(RandomMasks::next);
-        ws::write_frame(&mut self.frames, fin, opcode, payload, mask);
+        let unsent = open(&mut self.unsent, link);
+        unsent.make_buffer(link);
+        let mask = self.masks.as_mut().map(|masks| masks.next());
+        ws::write_frame(&mut unsent.frames, fin, opcode, payload, mask);
     }
 
-    /// Queues a frame whose payload lies in a batch, without copying it.
+    /// Queues a whole frame that lies in a batch.
+    #[inline]
+    pub(super) fn push_frame(&mut self, batch: &Rc<Batch>, start: usize, end: usize, link: &Link) {
+        let unsent = open(&mut self.unsent, link);
+        unsent.cut += end - start;
+        if let Some(last) = unsent.cuts.back_mut()
+            && last.at == unsent.frames.len()
+            && last.end == start
+            && matches!(&last.source, Source::Batch(last) if Rc::ptr_eq(last, batch))
+        {
+            last.end = end;
+            return;
+        }
+        let source = Source::Batch(Rc::clone(batch));
+        unsent.cuts.push_back(Cut { at: unsent.frames.len(), source, start, end });
+    }
+
+    /// Queues a frame whose payload lies in a batch and is worth a piece of its own; `false`: it is not.
     pub(super) fn push_lent(
         &mut self,
         opcode: Opcode,
@@ -137,13 +161,18 @@ impl Queue {
         start: usize,
         end: usize,
         link: &Link,
-    ) {
-        self.make_buffer(link);
+    ) -> bool {
+        if end - start < LENT_MIN {
+            return false;
+        }
+        let unsent = open(&mut self.unsent, link);
+        unsent.make_buffer(link);
         let length = (end - start) as u64;
         let mut header = [0; Header::SIZE_MAX];
         let size = Header { fin: true, rsv1: false, opcode, mask: None, length }.encode(&mut header);
-        self.frames.extend_from_slice(&header[..size]);
-        self.cut_in(Source::Batch(Rc::clone(batch)), start, end);
+        unsent.frames.extend_from_slice(&header[..size]);
+        unsent.cut_in(Source::Batch(Rc::clone(batch)), start, end);
+        true
     }
 
     /// Queues a message that goes to many.
@@ -151,16 +180,68 @@ impl Queue {
         if self.masks.is_some() {
             return self.push(prepared.opcode(), prepared.payload(), link);
         }
-        self.make_buffer(link);
+        let unsent = open(&mut self.unsent, link);
         let frame = prepared.frame(self.compressor.as_deref_mut());
-        let start = self.frames.len();
-        if frame.len() >= LENT_MIN && self.ends.is_none() {
-            return self.cut_in(Source::Frame(Rc::clone(frame)), 0, frame.len());
+        if frame.len() >= LENT_MIN && !self.drops_oldest {
+            return unsent.cut_in(Source::Frame(Rc::clone(frame)), 0, frame.len());
         }
-        self.frames.extend_from_slice(frame);
-        if let Some(ends) = &mut self.ends {
-            ends.push_back(Waiting { start, end: self.frames.len() });
+        unsent.make_buffer(link);
+        let start = unsent.frames.len();
+        unsent.frames.extend_from_slice(frame);
+        if self.drops_oldest {
+            unsent.ends.push_back(Waiting { start, end: unsent.frames.len() });
         }
+    }
+
+    /// Makes room by dropping the oldest messages of which nothing was sent; how many it were.
+    pub(super) fn drop_oldest(&mut self, queue_max: usize) -> u64 {
+        let Some(unsent) = self.unsent.as_mut().filter(|_| self.drops_oldest) else { return 0 };
+        unsent.drop_oldest(queue_max)
+    }
+
+    /// Answers a ping. A burst of more than [`PONGS_MAX`] gets one answer more, to its last (RFC 6455 5.5.3).
+    pub(super) fn pong(&mut self, payload: &[u8], link: &Link) {
+        let unsent = open(&mut self.unsent, link);
+        if unsent.pongs < PONGS_MAX {
+            unsent.pongs += 1;
+            self.push(Opcode::Pong, payload, link);
+        } else {
+            unsent.last_pong = Some(payload.into());
+        }
+    }
+
+    /// Sends what the socket takes; an error of kind `WouldBlock` says that there is more. Either way every batch has
+    /// been let go of.
+    pub(super) fn send(&mut self, link: &Link) -> io::Result<()> {
+        let Some(mut unsent) = self.unsent.take() else { return Ok(()) };
+        if let Some(payload) = unsent.last_pong.take() {
+            self.unsent = Some(unsent);
+            self.push(Opcode::Pong, &payload, link);
+            return self.send(link);
+        }
+        match unsent.send(link) {
+            Ok(()) => {
+                unsent.clear(link);
+                link.worker.unsents.give_back(unsent);
+                Ok(())
+            }
+            Err(error) => {
+                unsent.keep_rest(link);
+                self.unsent = Some(unsent);
+                Err(error)
+            }
+        }
+    }
+}
+
+#[inline]
+fn open<'a>(unsent: &'a mut Option<Box<Unsent>>, link: &Link) -> &'a mut Unsent {
+    unsent.get_or_insert_with(|| link.worker.unsents.take())
+}
+
+impl Unsent {
+    fn len(&self) -> usize {
+        self.frames.len() - self.sent + self.cut
     }
 
     fn cut_in(&mut self, source: Source, start: usize, end: usize) {
@@ -175,45 +256,30 @@ impl Queue {
         }
     }
 
-    /// Makes room by dropping the oldest messages of which nothing was sent; how many it were.
-    pub(super) fn drop_oldest(&mut self, queue_max: usize) -> u64 {
-        let Some(ends) = &mut self.ends else { return 0 };
+    fn drop_oldest(&mut self, queue_max: usize) -> u64 {
         let mut dropped = 0;
-        let mut place = ends.iter().take_while(|waiting| waiting.start < self.sent).count();
+        let mut place = self.ends.iter().take_while(|waiting| waiting.start < self.sent).count();
         while self.frames.len() - self.sent > queue_max {
-            let Some(Waiting { start, end }) = ends.remove(place) else { break };
+            let Some(Waiting { start, end }) = self.ends.remove(place) else { break };
             self.frames.drain(start..end);
-            for later in ends.iter_mut().skip(place) {
+            for later in self.ends.iter_mut().skip(place) {
                 later.start -= end - start;
                 later.end -= end - start;
             }
             dropped += 1;
-            place = place.min(ends.len());
+            place = place.min(self.ends.len());
         }
         dropped
     }
 
-    /// Answers a ping. A burst of more than [`PONGS_MAX`] gets one answer more, to its last (RFC 6455 5.5.3).
-    pub(super) fn pong(&mut self, payload: &[u8], link: &Link) {
-        if self.pongs < PONGS_MAX {
-            self.pongs += 1;
-            self.push(Opcode::Pong, payload, link);
-        } else {
-            self.last_pong = Some(payload.into());
-        }
-    }
-
-    /// Sends what the socket takes; an error of kind `WouldBlock` says that there is more. Either way every batch has
-    /// been let go of.
-    pub(super) fn send(&mut self, link: &Link) -> io::Result<()> {
-        if let Some(payload) = self.last_pong.take() {
-            self.push(Opcode::Pong, &payload, link);
-        }
-        while self.unsent() > 0 {
-            let sent = if self.cuts.is_empty() {
-                link.stream.try_write(&self.frames[self.sent..])
-            } else {
-                self.gather(|slices| link.stream.try_write_vectored(slices))
+    fn send(&mut self, link: &Link) -> io::Result<()> {
+        while self.len() > 0 {
+            let sent = match self.cuts.front() {
+                None => link.stream.try_write(&self.frames[self.sent..]),
+                Some(cut) if self.cuts.len() == 1 && self.frames.len() == self.sent => {
+                    link.stream.try_write(cut.bytes())
+                }
+                Some(_) => self.gather(|slices| link.stream.try_write_vectored(slices)),
             };
             match sent {
                 Ok(count) => {
@@ -221,23 +287,22 @@ impl Queue {
                     link.sent.set(link.sent.get() + count as u64);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    self.keep_rest(link);
-                    return Err(error);
-                }
+                Err(error) => return Err(error),
             }
         }
+        Ok(())
+    }
+
+    /// All was sent: what it had borrowed goes back.
+    fn clear(&mut self, link: &Link) {
         self.is_stalled = false;
         self.pongs = 0;
         self.sent = 0;
-        if let Some(ends) = &mut self.ends {
-            ends.clear();
-        }
+        self.ends.clear();
         let frames = std::mem::take(&mut self.frames);
         if std::mem::take(&mut self.is_pooled) {
             link.worker.pool.give_back(frames);
         }
-        Ok(())
     }
 
     /// What waits, in its order; of very many pieces the first.
@@ -287,15 +352,13 @@ impl Queue {
     /// still shared.
     fn keep_rest(&mut self, link: &Link) {
         self.is_stalled = true;
-        if let Some(ends) = &mut self.ends {
-            // They begin where the rest will begin.
-            ends.retain(|waiting| waiting.start >= self.sent);
-            for waiting in ends.iter_mut() {
-                waiting.start -= self.sent;
-                waiting.end -= self.sent;
-            }
+        // They begin where the rest will begin.
+        self.ends.retain(|waiting| waiting.start >= self.sent);
+        for waiting in &mut self.ends {
+            waiting.start -= self.sent;
+            waiting.end -= self.sent;
         }
-        let mut rest = Vec::with_capacity(self.unsent());
+        let mut rest = Vec::with_capacity(self.len());
         let mut at = self.sent;
         for mut cut in std::mem::take(&mut self.cuts) {
             rest.extend_from_slice(&self.frames[at..cut.at]);

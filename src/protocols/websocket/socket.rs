@@ -759,17 +759,33 @@ impl Shared {
 
     fn push_message(&self, opcode: Opcode, payload: &[u8]) {
         self.link.spend(payload.len());
-        if self.queue.borrow().borrows(payload.len()) {
-            for lent in [&self.lent, &self.lent_message] {
-                if let Some(batch) = &*lent.borrow()
-                    && let Some((start, end)) = batch.place_of(payload)
-                {
-                    self.queue.borrow_mut().push_lent(opcode, batch, start, end, &self.link);
-                    return self.call_driver();
-                }
-            }
+        if !self.push_borrowed(opcode, payload) {
+            self.queue.borrow_mut().push(opcode, payload, &self.link);
         }
-        self.push(opcode, payload);
+        self.call_driver();
+    }
+
+    /// Queues a message without a copy, if it lies where messages have arrived.
+    #[inline]
+    fn push_borrowed(&self, opcode: Opcode, payload: &[u8]) -> bool {
+        let (lent, lent_message) = (self.lent.borrow(), self.lent_message.borrow());
+        if lent.is_none() && lent_message.is_none() {
+            return false;
+        }
+        let mut queue = self.queue.borrow_mut();
+        if !queue.borrows(payload.len()) {
+            return false;
+        }
+        if let Some(batch) = &*lent
+            && let Some((start, end)) = batch.frame_of(opcode, payload)
+        {
+            queue.push_frame(batch, start, end, &self.link);
+            return true;
+        }
+        [&lent, &lent_message].into_iter().filter_map(|lent| lent.as_ref()).any(|batch| {
+            let place = batch.place_of(payload);
+            place.is_some_and(|(start, end)| queue.push_lent(opcode, batch, start, end, &self.link))
+        })
     }
 
     pub(super) fn pong(&self, payload: &[u8]) {

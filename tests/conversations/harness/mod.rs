@@ -88,7 +88,7 @@ async fn tick(worker: Rc<Worker>) {
 async fn accept(worker: Rc<Worker>, listener: TcpListener) {
     while let Ok((stream, peer)) = listener.accept().await {
         stream.set_nodelay(true).unwrap();
-        monoio::spawn(worker.serve(stream.into(), Some(peer)));
+        monoio::spawn(worker.serve(stream.try_into().unwrap(), Some(peer)));
     }
 }
 
