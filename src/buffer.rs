@@ -42,11 +42,6 @@ impl ReadBuf {
         &self.data[self.start..]
     }
 
-    #[inline]
-    pub(crate) fn unread_mut(&mut self) -> &mut [u8] {
-        &mut self.data[self.start..]
-    }
-
     /// Marks the first `count` unread bytes as dealt with.
     ///
     /// # Panics
@@ -59,11 +54,6 @@ impl ReadBuf {
             self.start = 0;
             self.data.clear();
         }
-    }
-
-    /// Whether the bytes lie in a large buffer.
-    pub(crate) fn is_large(&self) -> bool {
-        self.small.is_some()
     }
 
     /// Takes the bytes out, with the place where the unread ones begin. Until [`put`](Self::put) nothing is unread.

@@ -333,10 +333,15 @@ impl Receiver {
         Some(std::mem::take(&mut self.assembly.binary))
     }
 
+    /// Whether it could find nothing without more bytes.
+    pub(crate) fn is_between(&self) -> bool {
+        matches!(self.state, State::Header | State::Delivered | State::Closed)
+    }
+
     /// Whether it holds nothing of the connection, so that another one may take its place.
     pub(crate) fn is_at_rest(&self) -> bool {
-        let is_between = matches!(self.state, State::Header | State::Delivered);
-        is_between && self.open.is_none() && self.decompressor.is_none()
+        let is_open = matches!(self.state, State::Header | State::Delivered);
+        is_open && self.open.is_none() && self.decompressor.is_none()
     }
 
     /// Makes one that is [at rest](Self::is_at_rest) another connection's.

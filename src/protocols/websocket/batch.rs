@@ -1,8 +1,8 @@
 //! What has arrived, with the rules that read it.
 //!
-//! A few small frames are read one by one where they lie. A large buffer is read at once: every frame in it is unmasked
-//! and noted, and from then on its bytes stay as they are, so that who sends a payload on can borrow it. When all of it
-//! was looked at, and the queue has let go, the same buffer takes the next bytes.
+//! A buffer is read at once: every frame in it is unmasked and noted, and from then on its bytes stay as they are, so
+//! that who sends a payload on can borrow it. When all of it was looked at, and the queue has let go, the same buffer
+//! takes the next bytes.
 
 use std::{cell::Cell, ops::ControlFlow, rc::Rc};
 
@@ -113,32 +113,27 @@ impl Batch {
 pub(crate) struct Inbound {
     pub(super) buf: ReadBuf,
     pub(super) decoder: ws::Receiver,
-    /// What the last event took of the unread bytes.
-    taken: usize,
     batch: Option<Rc<Batch>>,
     /// A long message that was put together, while it is looked at.
     message: Option<Rc<Batch>>,
-    /// What the driver has found already.
-    ahead: Option<Found>,
 }
 
 impl Inbound {
     pub(super) fn new(buf: ReadBuf, decoder: ws::Receiver) -> Self {
-        Self { buf, decoder, taken: 0, batch: None, message: None, ahead: None }
+        Self { buf, decoder, batch: None, message: None }
     }
 
     /// Whether it holds nothing of the connection, so that the core may lend it to another.
     pub(super) fn is_at_rest(&self) -> bool {
-        self.decoder.is_at_rest() && self.buf.unread().len() == self.taken && self.batch.is_none()
+        self.batch.is_none() && self.buf.unread().is_empty() && self.decoder.is_at_rest()
     }
 
     /// Reads up to the next message on the driver's behalf, so that pings and a close are seen to while the handler does
     /// something else; `false`: there is none, and all was read.
     pub(super) fn look(&mut self, shared: &Shared) -> Result<bool, Fault> {
-        self.ahead = self.step(shared)?;
-        match self.ahead {
+        match self.find(shared)? {
             Some(found @ Found::Frame { opcode: Opcode::Close, .. }) => {
-                self.ahead = None;
+                self.advance();
                 if let Event::Close(frame) = self.event(found, shared)? {
                     shared.peer_closes(frame);
                 }
@@ -150,62 +145,75 @@ impl Inbound {
 
     /// Reads up to the next message or close; answers pings on the way. `None`: all was read.
     pub(super) fn step(&mut self, shared: &Shared) -> Result<Option<Found>, Fault> {
-        if let Some(found) = self.ahead.take() {
-            return Ok(Some(found));
-        }
-        if shared.in_parts.get() {
-            self.decoder.in_parts();
-        }
         if self.message.take().is_some() {
             shared.lent_message.take();
         }
+        let found = self.find(shared)?;
+        if found.is_some() {
+            self.advance();
+        }
+        Ok(found)
+    }
+
+    /// The same where the next thing is a message by itself, which is what it mostly is: its opcode, and where it lies.
+    #[inline]
+    pub(super) fn next_frame(&mut self) -> Option<(Opcode, usize, usize)> {
+        let batch = self.batch.as_ref().filter(|_| self.message.is_none())?;
+        let next = batch.next.get();
+        match *batch.found.get(next)? {
+            Found::Frame { opcode: opcode @ (Opcode::Text | Opcode::Binary), start, end } => {
+                batch.next.set(next + 1);
+                Some((opcode, start, end))
+            }
+            _ => None,
+        }
+    }
+
+    fn advance(&self) {
+        let batch = self.batch.as_ref().expect("something was found in it");
+        batch.next.set(batch.next.get() + 1);
+    }
+
+    /// What comes next, but for pings, which are answered, and pongs.
+    fn find(&mut self, shared: &Shared) -> Result<Option<Found>, Fault> {
         loop {
-            if let Some(batch) = &self.batch {
-                let next = batch.next.get();
-                let Some(found) = batch.found.get(next).copied() else {
+            let Some(batch) = &self.batch else {
+                if self.buf.unread().is_empty() && self.decoder.is_between() {
+                    return Ok(None);
+                }
+                if shared.in_parts.get() {
+                    self.decoder.in_parts();
+                }
+                self.freeze(shared);
+                let batch = self.batch.as_ref().expect("it was just made");
+                if batch.found.is_empty() && batch.fault.is_none() {
+                    self.thaw(shared);
+                    return Ok(None);
+                }
+                continue;
+            };
+            match batch.found.get(batch.next.get()) {
+                Some(&Found::Frame { opcode: Opcode::Ping, start, end }) => {
+                    shared.pong(&batch.bytes[start..end]);
+                }
+                Some(Found::Frame { opcode: Opcode::Pong, .. }) => {}
+                Some(found) => return Ok(Some(*found)),
+                None => {
                     let fault = batch.fault;
                     self.thaw(shared);
                     match fault {
                         Some(fault) => return Err(fault),
                         None => continue,
                     }
-                };
-                batch.next.set(next + 1);
-                match found {
-                    Found::Frame { opcode: Opcode::Ping, start, end } => {
-                        shared.pong(&batch.bytes[start..end])
-                    }
-                    Found::Frame { opcode: Opcode::Pong, .. } => {}
-                    found => return Ok(Some(found)),
                 }
-                continue;
             }
-            self.buf.consume(std::mem::take(&mut self.taken));
-            if self.buf.is_large() && self.buf.unread().len() >= BATCH_MIN {
-                self.freeze(shared);
-                continue;
-            }
-            let step = self.decoder.step(self.buf.unread_mut(), |event| {
-                if let Event::Ping(payload) = event {
-                    shared.pong(payload);
-                }
-                ControlFlow::Continue(())
-            })?;
-            if step.found.is_some() {
-                self.taken = step.consumed;
-            } else {
-                self.buf.consume(step.consumed);
-            }
-            return Ok(step.found);
+            self.advance();
         }
     }
 
     /// What was found by the last step, for who takes messages in parts.
     pub(super) fn part(&mut self, found: Found) -> Result<ws::Part<'_>, Fault> {
-        let bytes = match &self.batch {
-            Some(batch) => &batch.bytes[..],
-            None => self.buf.unread(),
-        };
+        let bytes = self.batch.as_ref().map_or(&[][..], |batch| &batch.bytes);
         self.decoder.part(found, bytes)
     }
 
@@ -218,10 +226,7 @@ impl Inbound {
             *shared.lent_message.borrow_mut() = Some(Rc::clone(&message));
             return Ok(Event::Binary(&self.message.insert(message).bytes));
         }
-        let bytes = match &self.batch {
-            Some(batch) => &batch.bytes[..],
-            None => self.buf.unread(),
-        };
+        let bytes = self.batch.as_ref().map_or(&[][..], |batch| &batch.bytes);
         self.decoder.event(found, bytes)
     }
 
@@ -268,7 +273,5 @@ impl Default for Inbound {
     }
 }
 
-/// Less than this is read where it lies, frame by frame.
-const BATCH_MIN: usize = 2048;
 /// A peer can fill the buffer with the smallest frames.
 const FOUND_KEPT: usize = 1024;

@@ -12,7 +12,7 @@ use std::{
     io,
     net::SocketAddr,
     rc::{Rc, Weak},
-    task::{Poll, Waker},
+    task::{Poll, Waker, ready},
 };
 
 use super::{
@@ -45,24 +45,25 @@ impl Socket {
     ///
     /// # Errors
     /// As [`Receiver::recv`].
-    pub async fn recv(&mut self) -> Result<Option<Message<'_>>, Error> {
-        self.receiver.recv().await
+    // Not an `async fn`, as the others that only pass on: it would be a layer more in each handler's future.
+    pub fn recv(&mut self) -> impl Future<Output = Result<Option<Message<'_>>, Error>> {
+        self.receiver.recv()
     }
 
     /// Waits for the next part of a message. See [`Receiver::recv_part`].
     ///
     /// # Errors
     /// As [`Receiver::recv`].
-    pub async fn recv_part(&mut self) -> Result<Option<Part<'_>>, Error> {
-        self.receiver.recv_part().await
+    pub fn recv_part(&mut self) -> impl Future<Output = Result<Option<Part<'_>>, Error>> {
+        self.receiver.recv_part()
     }
 
     /// Sends a message. See [`Sender::send`].
     ///
     /// # Errors
     /// As [`Sender::send`].
-    pub async fn send<'m>(&self, message: impl Into<Message<'m>>) -> Result<(), Error> {
-        self.sender.send(message).await
+    pub fn send<'m>(&self, message: impl Into<Message<'m>>) -> impl Future<Output = Result<(), Error>> {
+        self.sender.send(message)
     }
 
     /// Begins the closing handshake. See [`Sender::close`].
@@ -219,6 +220,11 @@ impl Receiver {
     /// ended without a close.
     pub async fn recv(&mut self) -> Result<Option<Message<'_>>, Error> {
         let found = loop {
+            if let Some(inbound) = self.inbound.as_mut().filter(|_| self.gathered.is_none())
+                && let Some((opcode, start, end)) = inbound.next_frame()
+            {
+                break Found::Frame { opcode, start, end };
+            }
             let Some(found) = self.find().await? else { return Ok(None) };
             let (Found::Part { place, .. } | Found::Held(place)) = found else { break found };
             if place.is_first && place.is_last {
@@ -366,13 +372,16 @@ impl Sender {
     ///
     /// # Errors
     /// [`Error::Closed`] once a close frame was sent or the connection has ended.
-    pub async fn send<'m>(&self, message: impl Into<Message<'m>>) -> Result<(), Error> {
+    pub fn send<'m>(&self, message: impl Into<Message<'m>>) -> impl Future<Output = Result<(), Error>> {
         let message = message.into();
-        let shared = self.shared.upgrade().ok_or(Error::Closed)?;
-        if poll_fn(|cx| shared.poll_admission(cx.waker())).await? {
-            shared.push_message(message.opcode(), message.bytes());
-        }
-        Ok(())
+        poll_fn(move |cx| {
+            let Some(shared) = self.shared.upgrade() else { return Poll::Ready(Err(Error::Closed)) };
+            let is_admitted = ready!(shared.poll_admission(cx.waker()))?;
+            if is_admitted {
+                shared.push_message(message.opcode(), message.bytes());
+            }
+            Poll::Ready(Ok(()))
+        })
     }
 
     /// As [`send`](Self::send), for a message that goes to many: it is framed and compressed once.
