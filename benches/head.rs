@@ -3,10 +3,7 @@
 //! `cargo bench --bench head`.
 
 use divan::Bencher;
-use switchpoint::{
-    http::{Head, HeadScanner, Limits},
-    ws,
-};
+use switchpoint::http::{Head, HeadScanner, Limits};
 
 fn main() {
     divan::main();
@@ -33,12 +30,4 @@ fn find_and_parse(bencher: Bencher<'_, '_>, length: usize) {
         assert!(head.fields.has_token("connection", "upgrade"));
         assert_eq!(head.method, "GET");
     });
-}
-
-#[divan::bench]
-fn accept_key() {
-    assert_eq!(
-        &ws::accept_key(divan::black_box(b"dGhlIHNhbXBsZSBub25jZQ==")),
-        b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
-    );
 }
