@@ -11,7 +11,7 @@ pub fn apply(payload: &mut [u8], key: [u8; 4], offset: usize) {
     if payload.len() < WORTH_A_CALL {
         body(payload, key, offset);
     } else {
-        widest().apply(payload, key, offset);
+        wide(payload, key, offset);
     }
 }
 
@@ -22,12 +22,38 @@ pub fn apply_moving(bytes: &mut [u8], to: usize, from: usize, length: usize, key
     if length < WORTH_A_CALL {
         moving_body(bytes, to, from, length, key);
     } else {
-        widest().apply_moving(bytes, to, from, length, key);
+        moving_wide(bytes, to, from, length, key);
     }
 }
 
 /// From this length on, wider registers save more than the call costs.
 const WORTH_A_CALL: usize = 128;
+
+/// From this length on it pays to mask the first bytes apart, so that no store behind them crosses a cache line.
+const WORTH_ALIGNING: usize = 1024;
+const CACHE_LINE: usize = 64;
+
+#[inline(never)]
+fn wide(payload: &mut [u8], key: [u8; 4], offset: usize) {
+    if payload.len() < WORTH_ALIGNING {
+        return widest().apply(payload, key, offset);
+    }
+    let (head, rest) = payload.split_at_mut(payload.as_ptr().align_offset(CACHE_LINE).min(CACHE_LINE));
+    body(head, key, offset);
+    widest().apply(rest, key, offset.wrapping_add(head.len()));
+}
+
+#[inline(never)]
+fn moving_wide(bytes: &mut [u8], to: usize, from: usize, length: usize, key: [u8; 4]) {
+    if length < WORTH_ALIGNING {
+        return widest().apply_moving(bytes, to, from, length, key);
+    }
+    let head = bytes[to..].as_ptr().align_offset(CACHE_LINE).min(CACHE_LINE);
+    moving_body(bytes, to, from, head, key);
+    let mut turned = key;
+    turned.rotate_left(head % 4);
+    widest().apply_moving(bytes, to + head, from + head, length - head, turned);
+}
 
 fn widest() -> Variant {
     static WIDEST: OnceLock<Variant> = OnceLock::new();
@@ -156,8 +182,8 @@ mod tests {
     #[test]
     fn every_instruction_set_does_what_the_rfc_defines() {
         let key = [0x37, 0xfa, 0x21, 0x3d];
-        let plain: Vec<u8> = (0..308_u32).map(|i| (i * 31 % 251) as u8).collect();
-        for length in 0..=300 {
+        let plain: Vec<u8> = (0..2008_u32).map(|i| (i * 31 % 251) as u8).collect();
+        for length in (0..=300).chain([1023, 1024, 1087, 2000]) {
             for offset in [0, 1, 2, 3, 4, 1001, usize::MAX] {
                 for start in 0..8 {
                     let whole = start..start + length;
@@ -182,8 +208,8 @@ mod tests {
     #[test]
     fn what_is_moved_is_masked_like_what_stays() {
         let key = [0x37, 0xfa, 0x21, 0x3d];
-        let plain: Vec<u8> = (0..400_u32).map(|i| (i * 31 % 251) as u8).collect();
-        for length in 0..=300 {
+        let plain: Vec<u8> = (0..2200_u32).map(|i| (i * 31 % 251) as u8).collect();
+        for length in (0..=300).chain([1023, 1024, 1087, 2000]) {
             for distance in [0, 1, 4, 7, 63, 64, 90] {
                 let (to, from) = (3, 3 + distance);
                 let mut expected = plain.clone();
