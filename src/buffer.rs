@@ -33,7 +33,7 @@ pub struct ReadBuf {
 
 impl ReadBuf {
     pub(crate) fn new() -> Self {
-        Self { data: Vec::with_capacity(SMALL), start: 0, small: None }
+        Self { data: Vec::with_capacity(HEAD + 1), start: 0, small: None }
     }
 
     /// What has arrived and was not consumed.
@@ -69,19 +69,20 @@ impl ReadBuf {
         self.consume(start);
     }
 
-    /// Makes room for a read, without allocating as long as the small buffer will do.
-    fn make_room(&mut self, pool: &Pool) {
+    /// Makes room for a read of about `expected` bytes, in a small buffer as long as that will do.
+    fn make_room(&mut self, pool: &Pool, expected: usize) {
         self.shrink(pool);
         if self.start > 0 {
             self.data.drain(..self.start);
             self.start = 0;
         }
-        if self.data.capacity() == 0 {
-            self.data.reserve_exact(TINY);
-        } else if self.data.len() == self.data.capacity() {
-            if self.data.len() < SMALL {
-                self.data.reserve_exact(SMALL - self.data.len());
-            } else if self.small.is_none() {
+        let is_small = self.small.is_none();
+        let room = (expected + 1).next_power_of_two().clamp(TINY, SMALL_MAX);
+        if is_small && self.data.len() + room > self.data.capacity() && self.data.len() + room <= SMALL_MAX {
+            self.data.reserve_exact(room);
+        }
+        if self.data.len() == self.data.capacity() {
+            if is_small {
                 self.enlarge(pool);
             } else {
                 self.data.reserve(pool.size); // beyond a large one: the caller has a limit
@@ -92,11 +93,8 @@ impl ReadBuf {
     /// Goes back to the small buffer if what is unread fits.
     pub(crate) fn shrink(&mut self, pool: &Pool) {
         let unread = self.data.len() - self.start;
-        if let Some(mut small) = self.small.take_if(|_| unread < SMALL) {
+        if let Some(mut small) = self.small.take_if(|_| unread < SMALL_MAX) {
             small.clear();
-            if unread >= small.capacity() && unread > 0 {
-                small.reserve_exact(SMALL);
-            }
             small.extend_from_slice(&self.data[self.start..]);
             self.start = 0;
             pool.give_back(std::mem::replace(&mut self.data, small));
@@ -129,9 +127,15 @@ impl ReadBuf {
         self.data = Vec::new();
     }
 
-    /// Gives a read its buffer: with room, and behind what is unread. It comes back by [`arrived`](Self::arrived).
-    pub(crate) fn lend(&mut self, pool: &Pool) -> Vec<u8> {
-        self.make_room(pool);
+    /// Gives a read its buffer: with room for what is `expected`, and behind what is unread. Where much is expected it
+    /// gives none, for then it is better to take it all at once when it is there. What has become of it goes to
+    /// [`arrived`](Self::arrived).
+    pub(crate) fn lend(&mut self, pool: &Pool, expected: usize) -> Vec<u8> {
+        if expected > SMALL_MAX && self.unread().is_empty() {
+            self.release(pool);
+            return Vec::new();
+        }
+        self.make_room(pool, expected);
         std::mem::take(&mut self.data)
     }
 
@@ -143,20 +147,16 @@ impl ReadBuf {
         stream: &Stream,
         pool: &Pool,
     ) -> io::Result<usize> {
+        if data.capacity() == 0 {
+            result?;
+            return self.fill_now(stream, pool);
+        }
         self.data = data;
         let mut count = result?;
         if count > 0 && self.data.len() == self.data.capacity() && self.small.is_none() {
-            let room = self.data.capacity();
             self.enlarge(pool);
             // An error or the end will be met again by the next read, after what is here was dealt with.
             count += stream.try_read(&mut self.data).unwrap_or(0);
-            if let Some(small) = &mut self.small
-                && (room..=SMALL).contains(&count)
-            {
-                // So much comes at once as a rule: the next read has room for it.
-                small.clear();
-                small.reserve_exact(SMALL);
-            }
         }
         Ok(count)
     }
@@ -170,7 +170,7 @@ impl ReadBuf {
         stream: &'a Stream,
         pool: &'a Pool,
     ) -> impl Future<Output = (io::Result<usize>, Self)> + use<'a> {
-        let read = stream.read(self.lend(pool));
+        let read = stream.read(self.lend(pool, HEAD));
         Filling { buf: self, stream, pool, read }
     }
 }
@@ -204,10 +204,12 @@ impl fmt::Debug for ReadBuf {
     }
 }
 
-/// Fits most heads, and bursts of small frames.
-const SMALL: usize = 512;
-/// Fits a small frame or two; what is longer than [`SMALL`] is read in two steps anyway.
+/// Fits a small frame or two.
 const TINY: usize = 128;
+/// What most heads have, and most of what a byte stream brings.
+const HEAD: usize = 511;
+/// The longest small buffer. What is longer is read into a large one.
+const SMALL_MAX: usize = 4096;
 
 /// A core's large buffers of one size: the last one given back is the next one taken.
 #[derive(Debug)]

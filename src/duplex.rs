@@ -120,6 +120,19 @@ impl Duplex {
         Ok(count)
     }
 
+    /// Waits for bytes, or the end.
+    pub async fn readable(&self) -> io::Result<()> {
+        poll_fn(|cx| {
+            let pipe = &*self.incoming;
+            if pipe.closed.get() || pipe.reset.get() || !pipe.bytes.borrow().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            pipe.reader.set(Some(cx.waker().clone()));
+            Poll::Pending
+        })
+        .await
+    }
+
     /// Waits for room.
     pub async fn writable(&self) -> io::Result<()> {
         poll_fn(|cx| {

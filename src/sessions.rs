@@ -42,7 +42,7 @@ pub(crate) struct Link {
     goodbye_at: Cell<Millis>,
     /// When the ticker looks at it next: never later than the soonest of the deadlines.
     look_at: Cell<Millis>,
-    slot: Cell<usize>,
+    slot: Cell<u32>,
     /// A deadline has passed, and its task was woken to say so.
     warned: Cell<bool>,
     goodbye: Cell<bool>,
@@ -50,7 +50,7 @@ pub(crate) struct Link {
     /// Its protocol is done: whoever still holds a part of it waits for nothing.
     over: Cell<bool>,
     /// What was done since the connection last had to wait.
-    spent: Cell<usize>,
+    spent: Cell<u32>,
     /// Its place in the readiness set, if it has one.
     parked: Cell<Parked>,
 }
@@ -164,7 +164,7 @@ impl Link {
     pub(crate) fn park(&self) -> bool {
         let Some(socket) = self.stream.socket() else { return false };
         let Some(parking) = self.worker.parking() else { return false };
-        let key = (self.id << 32) | self.slot.get() as u64;
+        let key = (self.id << 32) | u64::from(self.slot.get());
         let is_known = self.parked.get() != Parked::Never;
         let is_parked = parking.park(socket, key, is_known).is_ok();
         if is_parked {
@@ -181,7 +181,8 @@ impl Link {
 
     /// Takes note of work done without having waited for it.
     pub(crate) fn spend(&self, bytes: usize) {
-        self.spent.set(self.spent.get() + bytes + STEP_COST);
+        let bytes = u32::try_from(bytes).unwrap_or(TURN_MAX);
+        self.spent.set(self.spent.get().saturating_add(bytes).saturating_add(STEP_COST));
     }
 
     /// Takes note that the connection had to wait, so that others had their turn.
@@ -272,8 +273,8 @@ impl<F: Future> Future for Wait<'_, F> {
 }
 
 /// What one connection may do before others have their turn, in bytes; each step counts for some, however small.
-const TURN_MAX: usize = 1 << 20;
-const STEP_COST: usize = 256;
+const TURN_MAX: u32 = 1 << 20;
+const STEP_COST: u32 = 256;
 
 /// How long an expired connection may take to say why, in milliseconds.
 const GRACE: Millis = 2_000;
@@ -308,7 +309,7 @@ impl Drop for Tracked {
         if self.0.token.get().is_some() {
             sessions.upgraded.set(sessions.upgraded.get() - 1);
         }
-        self.0.worker.sessions.live.borrow_mut().remove(self.0.slot.get());
+        self.0.worker.sessions.live.borrow_mut().remove(self.0.slot.get() as usize);
     }
 }
 
@@ -345,7 +346,8 @@ impl Sessions {
             spent: Cell::new(0),
             parked: Cell::new(Parked::Never),
         });
-        link.slot.set(self.live.borrow_mut().insert((NEVER, Rc::clone(&link))));
+        let slot = self.live.borrow_mut().insert((NEVER, Rc::clone(&link)));
+        link.slot.set(slot.try_into().expect("there are fewer descriptors"));
         Tracked(link)
     }
 
@@ -358,8 +360,8 @@ impl Sessions {
         self.upgraded.get()
     }
 
-    fn look(&self, slot: usize, at: Millis) {
-        if let Some((look_at, _)) = self.live.borrow_mut().get_mut(slot) {
+    fn look(&self, slot: u32, at: Millis) {
+        if let Some((look_at, _)) = self.live.borrow_mut().get_mut(slot as usize) {
             *look_at = at;
         }
     }

@@ -32,8 +32,13 @@ pub enum Stream {
 impl Stream {
     /// Waits for bytes and appends them to `buffer`, at most its spare capacity. `Ok(0)` is the end.
     ///
+    /// Without a buffer it waits until there is something to be read, and reads nothing: `Ok(0)`.
+    ///
     /// Dropping the future loses the buffer with what has arrived in it, so drop it only to close.
     pub(crate) fn read(&self, buffer: Vec<u8>) -> impl Future<Output = BufResult<usize, Vec<u8>>> + use<'_> {
+        if buffer.capacity() == 0 {
+            return Reading::Ready { ready: self.readable() };
+        }
         debug_assert!(buffer.len() < buffer.capacity(), "a read into no room looks like the end");
         match self {
             Self::Tcp(tcp) => Reading::Tcp { read: tcp.read(buffer) },
@@ -83,6 +88,14 @@ impl Stream {
                 }
                 Ok(sent)
             }
+        }
+    }
+
+    /// Waits until [`try_read`](Self::try_read) may find something. Dropping the future loses nothing.
+    pub(crate) async fn readable(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(tcp) => tcp.stream().readable(false).await,
+            Self::Memory(duplex) => duplex.readable().await,
         }
     }
 
@@ -150,18 +163,20 @@ impl From<Duplex> for Stream {
 }
 
 pin_project! {
-    /// A read of one of the transports; a type and not an `async fn`, which would have room for its parts twice.
+    /// A wait for one of the transports; a type and not an `async fn`, which would have room for its parts twice.
     #[project = ReadingOf]
-    enum Reading<T, M> {
+    enum Reading<T, M, R> {
         Tcp { #[pin] read: T },
         Memory { #[pin] read: M },
+        Ready { #[pin] ready: R },
     }
 }
 
-impl<T, M> Future for Reading<T, M>
+impl<T, M, R> Future for Reading<T, M, R>
 where
     T: Future<Output = BufResult<usize, SliceMut<Vec<u8>>>>,
     M: Future<Output = BufResult<usize, Vec<u8>>>,
+    R: Future<Output = io::Result<()>>,
 {
     type Output = BufResult<usize, Vec<u8>>;
 
@@ -172,6 +187,7 @@ where
                 Poll::Ready((result, slice.into_inner()))
             }
             ReadingOf::Memory { read } => read.poll(cx),
+            ReadingOf::Ready { ready } => ready.poll(cx).map(|result| (result.map(|()| 0), Vec::new())),
         }
     }
 }

@@ -110,8 +110,9 @@ where
         // What reads is lent by the core while there is something to read, or in the middle of something.
         let mut inbound = Some(inbound);
         // In a box, for a quiet connection needs no room for it.
-        let mut read = None;
+        let mut reading = None;
         let mut is_quiet = true;
+        let mut expected = 0;
         loop {
             if let Some(arrived) = inbound.take() {
                 inbound = self.deal_with(arrived).await?;
@@ -124,29 +125,37 @@ where
             }
             let since = link.worker.now();
             self.is_reading = true;
-            let mut buf = inbound.take_if(|inbound| inbound.is_at_rest()).map(|at_rest| self.dismiss(at_rest));
-            let buf = inbound.as_mut().map_or_else(|| buf.get_or_insert_default(), |inbound| &mut inbound.buf);
-            let result = if is_quiet && buf.unread().is_empty() && link.park() {
-                buf.release(hot);
-                read = None;
-                poll_fn(|cx| self.round_until(link.poll_arrival(), cx)).await?;
-                link.has_waited();
-                inbound.get_or_insert_with(|| self.employ()).buf.fill_now(&link.stream, hot)
-            } else {
-                let mut reading = read.take().unwrap_or_else(|| Box::pin(None));
-                reading.set(Some(link.stream.read(buf.lend(hot))));
-                let mut has_waited = false;
-                let has_read = poll_fn(|cx| {
-                    let polled = reading.as_mut().as_pin_mut().expect("it was just begun").poll(cx);
-                    has_waited |= polled.is_pending();
-                    self.round_until(polled, cx)
-                });
-                let has_read = has_read.await?;
-                read = Some(reading);
-                if has_waited {
-                    link.has_waited();
+            {
+                let mut buf = inbound.take_if(|inbound| inbound.is_at_rest()).map(|at_rest| self.dismiss(at_rest));
+                let buf = match &mut inbound {
+                    Some(inbound) => &mut inbound.buf,
+                    None => buf.get_or_insert_default(),
+                };
+                if is_quiet && buf.unread().is_empty() && link.park() {
+                    buf.release(hot);
+                    reading = None;
+                } else {
+                    let read = link.stream.read(buf.lend(hot, expected));
+                    reading.get_or_insert_with(|| Box::pin(None)).set(Some(read));
                 }
-                inbound.get_or_insert_with(|| self.employ()).buf.arrived(has_read, &link.stream, hot)
+            }
+            let mut has_waited = false;
+            let arrived = poll_fn(|cx| {
+                let polled = match reading.as_mut().and_then(|reading| reading.as_mut().as_pin_mut()) {
+                    Some(read) => read.poll(cx).map(Some),
+                    None => link.poll_arrival().map(|()| None),
+                };
+                has_waited |= polled.is_pending();
+                self.round_until(polled, cx)
+            });
+            let arrived = arrived.await?;
+            if has_waited {
+                link.has_waited();
+            }
+            let buf = &mut inbound.get_or_insert_with(|| self.employ()).buf;
+            let result = match arrived {
+                Some(read) => buf.arrived(read, &link.stream, hot),
+                None => buf.fill_now(&link.stream, hot),
             };
             self.is_reading = false;
             let count = match result {
@@ -158,6 +167,7 @@ where
                     return Err(result.err().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into()).into());
                 }
             };
+            expected = count;
             is_quiet = link.worker.now() - since >= QUIET;
             link.spend(count);
             link.received.set(link.received.get() + count as u64);
