@@ -207,9 +207,16 @@ impl<U: Upgrade> Handler for U {
             Decision::Accept(Accept { session, fields }) => {
                 let token = Upgrade::token(&*self);
                 let run = Box::new(move |upgraded| -> LocalBoxFuture<'static, _> {
-                    // Boxed, or the future would have room for them for as long as the protocol runs.
+                    // In a box that is gone when it runs, or it would have room for them for as long as it does.
                     let begin = Box::new((session, upgraded));
-                    Box::pin(async move { self.run(begin.0, begin.1).await })
+                    Box::pin(async move {
+                        let running = {
+                            let begin = begin;
+                            let (session, upgraded) = *begin;
+                            self.run(session, upgraded)
+                        };
+                        running.await
+                    })
                 });
                 Decision::Accept(Accept { session: Accepted { token, fields, run }, fields: Vec::new() })
             }
