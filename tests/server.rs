@@ -265,6 +265,56 @@ fn a_panic_leaves_every_other_connection_alone() {
     }
 }
 
+/// How long a WebSocket has to be silent for it to wait in the readiness set, with time to spare.
+const QUIET: Duration = Duration::from_millis(400);
+
+#[test]
+fn who_was_quiet_is_heard_at_once_and_so_is_who_talks() {
+    for driver in drivers() {
+        let settings = Settings { ping_after: 3 * QUIET, ..Settings::default() };
+        let config = Config { threads: 1, ..config(driver) };
+        let server = Server::start(config, move |_| protocols::demonstration(settings.clone())).unwrap();
+        let address = server.addresses()[0];
+        let mut clients: Vec<_> = (0..20).map(|_| Client::switched(address, "websocket")).collect();
+        for round in 0..2 {
+            thread::sleep(QUIET);
+            for (number, client) in clients.iter_mut().enumerate() {
+                // What is short, what is long, what comes in two halves, and what comes at once with the next.
+                let long = vec![number as u8; 100];
+                let frames = [frame(0x81, b"hello"), frame(0x82, &long)].concat();
+                let cut = 1 + (number + round) % (frames.len() - 1);
+                client.send(&frames[..cut]);
+                thread::sleep(Duration::from_millis(number as u64 % 3));
+                client.send(&frames[cut..]);
+                client.expect(b"\x81\x05hello\x82\x64");
+                client.expect(&long);
+                client.send(frame(0x82, &long).repeat(200));
+                client.expect([&b"\x82\x64"[..], &long].concat().repeat(200));
+            }
+        }
+        // The server's ping finds who is quiet, and the pong puts it to rest again.
+        for client in &mut clients {
+            client.expect(b"\x89\x00");
+            client.send(frame(0x8a, b""));
+        }
+        thread::sleep(QUIET);
+        // The end of a connection is heard there, too: its own, a reset, and ours.
+        clients.truncate(10);
+        until(&server, "half of them have left", |stats| stats.connections == 10);
+        for client in clients.drain(..5) {
+            socket2::SockRef::from(&client.0).set_linger(Some(Duration::ZERO)).unwrap();
+        }
+        until(&server, "some were reset", |stats| stats.connections == 5);
+        server.drain();
+        for client in &mut clients {
+            client.expect(b"\x88");
+            client.send(frame(0x88, &GOING_AWAY.to_be_bytes()));
+        }
+        drop(clients);
+        assert_eq!(server.join().closed_clean, 5, "{driver}");
+    }
+}
+
 #[test]
 fn a_drain_ends_every_session_in_its_own_words() {
     for driver in drivers() {
