@@ -31,6 +31,7 @@
 //! |---|---|
 //! | [`http`] | as much of HTTP/1.1 as an upgrade needs, without I/O |
 //! | [`ws`] | RFC 6455 without I/O, both roles |
+//! | [`h2c`] | HTTP/2 on the same port: what an upgrade to it needs, without I/O |
 //! | [`protocols`] | the protocols that come with it |
 //! | [`duplex`] | the in-memory transport of the tests, with faults from a seed |
 
@@ -39,6 +40,7 @@ mod config;
 mod connection;
 pub mod duplex;
 mod error;
+pub mod h2c;
 pub mod http;
 mod listener;
 mod metrics;
