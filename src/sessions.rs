@@ -149,6 +149,11 @@ impl Link {
         self.goodbye.get()
     }
 
+    /// The drain has begun before it did.
+    pub(crate) fn told(&self) {
+        self.goodbye.set(true);
+    }
+
     /// Whether we have ended it ourselves, against its protocol.
     pub(crate) fn was_cut(&self) -> bool {
         self.cut.get()

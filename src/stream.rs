@@ -13,7 +13,7 @@ use std::{
 use monoio::{buf::SliceMut, io::AsyncReadRent, net::TcpStream};
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown};
 
-use crate::duplex::Duplex;
+use crate::{duplex::Duplex, h2c::Http2Stream};
 
 /// A transport, now the protocol's own.
 #[derive(Debug)]
@@ -21,6 +21,8 @@ use crate::duplex::Duplex;
 pub enum Stream {
     /// A TCP connection.
     Tcp(Tcp),
+    /// A stream of an HTTP/2 connection (RFC 8441).
+    H2(Http2Stream),
     /// The in-memory pipe of the tests.
     Memory(Duplex),
 }
@@ -33,6 +35,7 @@ impl Stream {
         debug_assert!(buffer.len() < buffer.capacity(), "a read into no room looks like the end");
         match self {
             Self::Tcp(tcp) => tcp.read(buffer).await,
+            Self::H2(stream) => stream.read(buffer).await,
             Self::Memory(duplex) => duplex.read(buffer).await,
         }
     }
@@ -44,6 +47,7 @@ impl Stream {
                 let spare = rustix::buffer::spare_capacity(buffer);
                 Ok(rustix::net::recv(tcp.fd(), spare, RecvFlags::DONTWAIT)?.0)
             }
+            Self::H2(stream) => stream.try_read(buffer),
             Self::Memory(duplex) => duplex.try_read(buffer),
         }
     }
@@ -55,6 +59,7 @@ impl Stream {
                 let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
                 Ok(rustix::net::send(tcp.fd(), bytes, flags)?)
             }
+            Self::H2(stream) => stream.try_write(&[IoSlice::new(bytes)]),
             Self::Memory(duplex) => duplex.try_write(bytes),
         }
     }
@@ -67,6 +72,7 @@ impl Stream {
                 let mut nothing = SendAncillaryBuffer::default();
                 Ok(rustix::net::sendmsg(tcp.fd(), slices, &mut nothing, flags)?)
             }
+            Self::H2(stream) => stream.try_write(slices),
             Self::Memory(duplex) => {
                 let mut sent = 0;
                 for slice in slices {
@@ -82,10 +88,20 @@ impl Stream {
         }
     }
 
+    /// Waits until [`try_read`](Self::try_read) may have something. Dropping the future loses nothing.
+    pub(crate) async fn readable(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(tcp) => tcp.stream().readable(false).await,
+            Self::H2(stream) => stream.readable().await,
+            Self::Memory(duplex) => duplex.readable().await,
+        }
+    }
+
     /// Waits until [`try_write`](Self::try_write) may have room again.
     pub(crate) async fn writable(&self) -> io::Result<()> {
         match self {
             Self::Tcp(tcp) => tcp.writable().await,
+            Self::H2(stream) => stream.writable().await,
             Self::Memory(duplex) => duplex.writable().await,
         }
     }
@@ -95,6 +111,7 @@ impl Stream {
         match self {
             // An error means that the connection is gone already, which is what was wanted.
             Self::Tcp(tcp) => drop(rustix::net::shutdown(tcp.fd(), Shutdown::Write)),
+            Self::H2(stream) => stream.shutdown_write(),
             Self::Memory(duplex) => duplex.shutdown_write(),
         }
     }
@@ -103,6 +120,7 @@ impl Stream {
     pub(crate) fn abort(&self) {
         match self {
             Self::Tcp(tcp) => drop(rustix::net::shutdown(tcp.fd(), Shutdown::Both)),
+            Self::H2(stream) => stream.abort(),
             Self::Memory(duplex) => duplex.abort(),
         }
     }
@@ -111,6 +129,12 @@ impl Stream {
 impl From<TcpStream> for Stream {
     fn from(tcp: TcpStream) -> Self {
         Self::Tcp(Tcp(UnsafeCell::new(tcp)))
+    }
+}
+
+impl From<Http2Stream> for Stream {
+    fn from(stream: Http2Stream) -> Self {
+        Self::H2(stream)
     }
 }
 

@@ -24,13 +24,25 @@
 //! | `gate.rs` | the client's preface, and what `h2` reads instead |
 //! | `frames.rs` | the frames that pass, by their headers |
 //! | `flood.rs` | what a peer may send that costs it nothing |
+//! | `request.rs` | a request that came over HTTP/2, as handlers and resources know it |
+//! | `io.rs` | what the crate reads and writes |
+//! | `connection.rs` | the one task of a connection |
+//! | `exchange.rs` | a request that takes time, and its answer |
+//! | `stream.rs` | a stream as a transport |
 
+mod connection;
+mod exchange;
 mod flood;
 mod frames;
 mod gate;
+mod io;
+mod request;
 mod settings;
+mod stream;
 
+pub(crate) use connection::{First, run};
 pub use flood::{Allowance, Rate};
 pub use frames::{Frames, Kind};
 pub use gate::{Gate, GateFault, PREFACE};
 pub use settings::{SettingsFault, decode};
+pub use stream::Http2Stream;
