@@ -87,3 +87,7 @@ struct Protocols;
 #[cfg(doctest)]
 #[doc = include_str!("../docs/websocket.md")]
 struct WebSockets;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/http2.md")]
+struct Http2Page;

@@ -177,9 +177,11 @@ impl Driver {
                 return Poll::Pending;
             }
             self.waits = Waits::Nothing;
-            for (request, respond) in std::mem::take(&mut self.batch) {
+            let mut batch = std::mem::take(&mut self.batch);
+            for (request, respond) in batch.drain(..) {
                 self.dispatch(request, respond);
             }
+            self.batch = batch; // empty, with its room
         }
     }
 
@@ -269,7 +271,7 @@ impl Driver {
             _ => {
                 add(&link.worker.counters.requests, 1);
                 let has_body = !recv.is_end_stream();
-                (Asked::Here { parts: Box::new(parts), has_body }, (!has_body).then(Bytes::new))
+                (Asked::Here { parts, has_body }, (!has_body).then(Bytes::new))
             }
         };
         match self.plan(&asked, body.as_deref()) {

@@ -26,9 +26,10 @@ use crate::{
 };
 
 /// A request, wherever its head came from.
+#[expect(clippy::large_enum_variant, reason = "the large one is the common one")]
 pub(super) enum Asked {
     /// A stream of the connection.
-    Here { parts: Box<Parts>, has_body: bool },
+    Here { parts: Parts, has_body: bool },
     /// HTTP/1.1, before the upgrade.
     Before { head: Vec<u8> },
 }
