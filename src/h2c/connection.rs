@@ -14,7 +14,7 @@ use std::{
 
 use ::http::{HeaderValue, Method};
 use bytes::Bytes;
-use h2::{Reason as Code, RecvStream, server};
+use h2::{Reason as Code, server};
 
 use super::{
     exchange::{self, Asked, Exchange},
@@ -120,7 +120,8 @@ struct Driver {
     live: Rc<Cell<usize>>,
     stage: Stage,
     waits: Waits,
-    batch: Vec<(::http::Request<RecvStream>, server::SendResponse<Bytes>)>,
+    /// Requests that were taken and not looked at.
+    batch: Vec<Option<(Asked, server::SendResponse<Bytes>)>>,
     date: Date,
 }
 
@@ -155,7 +156,9 @@ impl Driver {
         loop {
             let over = loop {
                 match self.connection.poll_accept(cx) {
-                    Poll::Ready(Some(Ok(request))) => self.batch.push(request),
+                    Poll::Ready(Some(Ok((request, respond)))) => {
+                        self.batch.push(Some((Asked::Here(request), respond)));
+                    }
                     Poll::Ready(Some(Err(error))) => break Some(self.ended(error)),
                     Poll::Ready(None) => break Some(Ok(())),
                     Poll::Pending => break None,
@@ -176,12 +179,7 @@ impl Driver {
                 self.set_deadlines();
                 return Poll::Pending;
             }
-            self.waits = Waits::Nothing;
-            let mut batch = std::mem::take(&mut self.batch);
-            for (request, respond) in batch.drain(..) {
-                self.dispatch(request, respond);
-            }
-            self.batch = batch; // empty, with its room
+            self.answer();
         }
     }
 
@@ -259,44 +257,48 @@ impl Driver {
         if is_farewell { Ok(()) } else { Err(failure(error)) }
     }
 
-    /// Answers a request, or has it answered.
-    fn dispatch(&mut self, request: ::http::Request<RecvStream>, mut respond: server::SendResponse<Bytes>) {
-        let link = &self.link;
-        let (parts, recv) = request.into_parts();
-        let (asked, body) = match &self.first {
-            Some(_) if respond.stream_id().as_u32() == 1 => {
-                let (asked, body) = self.first.take().expect("it is there");
-                (asked, Some(body))
-            }
-            _ => {
-                add(&link.worker.counters.requests, 1);
-                let has_body = !recv.is_end_stream();
-                (Asked::Here { parts, has_body }, (!has_body).then(Bytes::new))
-            }
-        };
-        match self.plan(&asked, body.as_deref()) {
-            Plan::Answer(response, is_to_head) => {
-                exchange::send(link, respond, response, is_to_head, self.date.get(link));
-            }
-            Plan::Wait(todo) => {
-                if self.live.get() >= link.worker.config.http2.streams_max as usize {
-                    respond.send_reset(Code::REFUSED_STREAM);
-                    return;
+    /// Answers the requests that were taken, or has them answered. They stay where they are: moving them costs as much
+    /// as much of the rest.
+    fn answer(&mut self) {
+        self.waits = Waits::Nothing;
+        let mut batch = std::mem::take(&mut self.batch);
+        for place in &mut batch {
+            let Some((asked, respond)) = place else { continue };
+            let mut body = None;
+            if self.first.is_some() && respond.stream_id().as_u32() == 1 {
+                let (first, its_body) = self.first.take().expect("it is there");
+                (*asked, body) = (first, Some(its_body));
+            } else {
+                add(&self.link.worker.counters.requests, 1);
+                if !asked.has_body() {
+                    body = Some(Bytes::new());
                 }
-                self.live.set(self.live.get() + 1);
-                let exchange = Exchange {
-                    link: Rc::clone(link),
-                    asked,
-                    body,
-                    recv,
-                    respond,
-                    inlets: Rc::clone(&self.inlets),
-                    date: self.date.get(link),
-                    _live: Live(Rc::clone(&self.live)),
-                };
-                monoio::spawn(exchange.run(todo));
+            }
+            match self.plan(asked, body.as_deref()) {
+                Plan::Answer(response, is_to_head) => {
+                    exchange::send(&self.link, respond, response, is_to_head, self.date.get(&self.link));
+                }
+                Plan::Wait(_) if self.live.get() >= self.link.worker.config.http2.streams_max as usize => {
+                    respond.send_reset(Code::REFUSED_STREAM);
+                }
+                Plan::Wait(todo) => {
+                    let (asked, respond) = place.take().expect("it was there");
+                    self.live.set(self.live.get() + 1);
+                    let exchange = Exchange {
+                        link: Rc::clone(&self.link),
+                        asked,
+                        body,
+                        respond,
+                        inlets: Rc::clone(&self.inlets),
+                        date: self.date.get(&self.link),
+                        _live: Live(Rc::clone(&self.live)),
+                    };
+                    monoio::spawn(exchange.run(todo));
+                }
             }
         }
+        batch.clear();
+        self.batch = batch; // empty, with its room
     }
 
     /// What is to be done about a request, as far as it can be said at once.

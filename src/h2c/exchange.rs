@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, future::poll_fn, rc::Rc, task::Poll};
 
-use ::http::{HeaderName, HeaderValue, Method, StatusCode, header, request::Parts};
+use ::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use bytes::{Bytes, BytesMut};
 use h2::{Reason as Code, RecvStream, SendStream, ext::Protocol, server::SendResponse};
 
@@ -29,12 +29,17 @@ use crate::{
 #[expect(clippy::large_enum_variant, reason = "the large one is the common one")]
 pub(super) enum Asked {
     /// A stream of the connection.
-    Here { parts: Parts, has_body: bool },
+    Here(::http::Request<RecvStream>),
     /// HTTP/1.1, before the upgrade.
     Before { head: Vec<u8> },
 }
 
 impl Asked {
+    /// Whether more of its body may come.
+    pub(super) fn has_body(&self) -> bool {
+        matches!(self, Self::Here(request) if !request.body().is_end_stream())
+    }
+
     pub(super) fn request<'a>(
         &'a self,
         link: &Link,
@@ -43,7 +48,10 @@ impl Asked {
     ) -> Result<Request<'a>, HeadFault> {
         let limits = &link.worker.config.head;
         let (head, raw) = match self {
-            Self::Here { parts, has_body } => (request::head(parts, *has_body, limits)?, &[][..]),
+            Self::Here(request) => {
+                let (method, uri, headers) = (request.method(), request.uri(), request.headers());
+                (request::head(method, uri, headers, self.has_body(), limits)?, &[][..])
+            }
             Self::Before { head } => (Head::parse(head, limits)?, &head[..]),
         };
         Ok(Request { head, body, peer: link.peer, draining: link.worker.is_draining(), raw, kept })
@@ -52,7 +60,7 @@ impl Asked {
     /// The method, where it is known without a look at the head.
     pub(super) fn method(&self) -> &Method {
         match self {
-            Self::Here { parts, .. } => &parts.method,
+            Self::Here(request) => request.method(),
             Self::Before { .. } => &Method::GET,
         }
     }
@@ -60,7 +68,7 @@ impl Asked {
     /// What an extended CONNECT asks for.
     pub(super) fn protocol(&self) -> Option<&str> {
         match self {
-            Self::Here { parts, .. } => parts.extensions.get::<Protocol>().map(Protocol::as_str),
+            Self::Here(request) => request.extensions().get::<Protocol>().map(Protocol::as_str),
             Self::Before { .. } => None,
         }
     }
@@ -89,7 +97,6 @@ pub(super) struct Exchange {
     pub(super) asked: Asked,
     /// The body, if it is there.
     pub(super) body: Option<Bytes>,
-    pub(super) recv: RecvStream,
     pub(super) respond: SendResponse<Bytes>,
     pub(super) inlets: Rc<RefCell<Vec<Inlet>>>,
     pub(super) date: HeaderValue,
@@ -147,7 +154,7 @@ impl Exchange {
                 Rejection::from(Reason::Internal).to_response(false)
             }
         };
-        send(&link, self.respond, response, is_to_head, self.date);
+        send(&link, &mut self.respond, response, is_to_head, self.date);
     }
 
     fn is_to_head(&self) -> bool {
@@ -174,13 +181,15 @@ impl Exchange {
             }
         }
         let mut body = BytesMut::new();
-        while let Some(chunk) = self.recv.data().await {
+        let Asked::Here(request) = &mut self.asked else { return Ok(Bytes::new()) };
+        let recv = request.body_mut();
+        while let Some(chunk) = recv.data().await {
             let chunk = chunk.map_err(|_| None)?;
             if body.len() + chunk.len() > max {
                 return Err(too_large());
             }
             body.extend_from_slice(&chunk);
-            self.recv.flow_control().release_capacity(chunk.len()).map_err(|_| None)?;
+            recv.flow_control().release_capacity(chunk.len()).map_err(|_| None)?;
         }
         Ok(body.freeze())
     }
@@ -216,12 +225,13 @@ impl Exchange {
         };
         let accepted = match decided {
             Ok(accepted) => accepted,
-            Err(refusal) => return send(&link, self.respond, refusal, false, self.date),
+            Err(refusal) => return send(&link, &mut self.respond, refusal, false, self.date),
         };
         let mut answer = Response::new(200);
         answer.fields = accepted.fields;
         let Ok(answered) = self.respond.send_response(head(&answer, false, self.date), false) else { return };
-        let (stream, inlet) = Http2Stream::new(self.recv, answered);
+        let Asked::Here(request) = self.asked else { return };
+        let (stream, inlet) = Http2Stream::new(request.into_body(), answered);
         self.inlets.borrow_mut().push(inlet);
         drop((self.inlets, self.respond));
         let tracked = link.worker.sessions.track(stream.into(), link.peer, &link.worker);
@@ -286,7 +296,7 @@ async fn unless_reset<T>(respond: &mut SendResponse<Bytes>, operation: impl Futu
 /// Sends an answer: at once if the peer's window takes it, else in a task of its own.
 pub(super) fn send(
     link: &Rc<Link>,
-    mut respond: SendResponse<Bytes>,
+    respond: &mut SendResponse<Bytes>,
     mut response: Response,
     is_to_head: bool,
     date: HeaderValue,

@@ -1,6 +1,6 @@
 //! A request that came over HTTP/2, in the form that handlers and resources know (RFC 9113 8.3).
 
-use ::http::request::Parts;
+use ::http::{HeaderMap, Method, Uri, header};
 
 use crate::http::{
     Fields, Framing, Head, HeadFault, Limits, Target, Version,
@@ -9,58 +9,70 @@ use crate::http::{
 
 /// The head of a request, with `:authority` as its Host. The `h2` crate has checked what HTTP/2 asks for; these are the
 /// rules that hold for every version.
-pub(super) fn head<'a>(parts: &'a Parts, has_body: bool, limits: &Limits) -> Result<Head<'a>, HeadFault> {
-    if parts.headers.len() > limits.fields_max {
+pub(super) fn head<'a>(
+    method: &'a Method,
+    uri: &'a Uri,
+    headers: &'a HeaderMap,
+    has_body: bool,
+    limits: &Limits,
+) -> Result<Head<'a>, HeadFault> {
+    if headers.len() > limits.fields_max {
         return Err(HeadFault::TooManyFields);
     }
-    let mut lines = Vec::with_capacity(parts.headers.len() + 1);
-    if let Some(authority) = parts.uri.authority() {
+    let mut lines = Vec::with_capacity(headers.len() + 1);
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let host = match (uri.authority(), hosts.next()) {
         // One that contradicts it is a request to two hosts (RFC 9113 8.3.1).
-        let hosts = parts.headers.get_all("host");
-        if hosts.iter().any(|host| !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes())) {
+        (Some(authority), Some(host))
+            if !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()) =>
+        {
             return Err(HeadFault::InvalidHost);
         }
-        if !parts.headers.contains_key("host") {
+        (_, Some(host)) => str::from_utf8(host.as_bytes()).map_err(|_| HeadFault::InvalidHost)?,
+        (Some(authority), None) => {
             lines.push(httparse::Header { name: "host", value: authority.as_str().as_bytes() });
+            authority.as_str()
         }
+        (None, None) => return Err(HeadFault::MissingHost),
+    };
+    if hosts.next().is_some() {
+        return Err(HeadFault::DuplicateHost);
     }
-    for (name, value) in &parts.headers {
+    if !is_authority(host) {
+        return Err(HeadFault::InvalidHost);
+    }
+    for (name, value) in headers {
         lines.push(httparse::Header { name: name.as_str(), value: value.as_bytes() });
     }
     let fields = Fields::new(lines);
-    match fields.only("host").map_err(|_| HeadFault::DuplicateHost)? {
-        Some(host) if str::from_utf8(host).is_ok_and(is_authority) => {}
-        Some(_) => return Err(HeadFault::InvalidHost),
-        None => return Err(HeadFault::MissingHost),
-    }
-    let length = fields.get("content-length").and_then(|length| str::from_utf8(length).ok()?.parse().ok());
-    let framing = match length {
-        _ if !has_body => Framing::None,
-        Some(length) => Framing::Length(length),
-        None => Framing::Chunked, // as little is known of its length
+    let length = || headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    let framing = match has_body {
+        false => Framing::None,
+        true => length().map_or(Framing::Chunked, Framing::Length), // as little is known of its length
     };
     Ok(Head {
-        method: parts.method.as_str(),
-        target: target(parts, limits)?,
+        method: method.as_str(),
+        target: target(method, uri, limits)?,
         version: Version::Http2,
-        expects_continue: fields
-            .get("expect")
-            .is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue")),
+        expects_continue: has_body
+            && headers
+                .get(header::EXPECT)
+                .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue")),
         fields,
         framing,
         keep_alive: true,
     })
 }
 
-fn target<'a>(parts: &'a Parts, limits: &Limits) -> Result<Target<'a>, HeadFault> {
-    let Some(raw) = parts.uri.path_and_query().map(|path| path.as_str()) else {
-        return Ok(Target::Authority(parts.uri.authority().map_or("", |authority| authority.as_str())));
+fn target<'a>(method: &Method, uri: &'a Uri, limits: &Limits) -> Result<Target<'a>, HeadFault> {
+    let Some(raw) = uri.path_and_query().map(|path| path.as_str()) else {
+        return Ok(Target::Authority(uri.authority().map_or("", |authority| authority.as_str())));
     };
     if raw.len() > limits.target_max {
         return Err(HeadFault::TargetTooLong);
     }
     match raw {
-        "*" if parts.method == ::http::Method::OPTIONS => Ok(Target::Asterisk),
+        "*" if *method == Method::OPTIONS => Ok(Target::Asterisk),
         _ if raw.starts_with('/') && is_printable(raw) => {
             let (path, query) = raw.split_once('?').map_or((raw, None), |(path, query)| (path, Some(query)));
             Ok(Target::Origin { raw, path, query })
@@ -71,7 +83,13 @@ fn target<'a>(parts: &'a Parts, limits: &Limits) -> Result<Target<'a>, HeadFault
 
 #[cfg(test)]
 mod tests {
+    use ::http::request::Parts;
+
     use super::*;
+
+    fn head<'a>(parts: &'a Parts, has_body: bool, limits: &Limits) -> Result<Head<'a>, HeadFault> {
+        super::head(&parts.method, &parts.uri, &parts.headers, has_body, limits)
+    }
 
     fn parts(method: &str, uri: &str, fields: &[(&str, &str)]) -> Parts {
         let mut request = ::http::Request::builder().method(method).uri(uri);
