@@ -7,8 +7,10 @@
 //!
 //! The tests against real clients, and `benches/h2load`, talk to it.
 
+use std::time::Duration;
+
 use switchpoint::{
-    Config, Error, Registry, Rejection, Request, Response, Server,
+    Config, Error, Registry, Rejection, Request, Resource, Response, Server, monoio,
     protocols::{Echo, H2c, WebSocket, websocket::Socket},
 };
 
@@ -25,6 +27,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             .get("/hello", |_| Response::text("hello world\n"))
             .get("/bytes", bytes)
             .post("/bytes", same)
+            .resource("/later", Later)
             .at("/echo", WebSocket::new(echo))
             .at("/echo", Echo)
             .with(H2c::new().body_max(BODY_MAX))
@@ -42,6 +45,20 @@ fn bytes(request: &Request<'_>) -> Response {
             Response::new(200).with_bytes("application/octet-stream", bytes)
         }
         _ => Response::text("a number of bytes, up to 4 MiB\n").with_status(400),
+    }
+}
+
+/// Takes its time, so that its stream stays open meanwhile: h2spec needs that.
+struct Later;
+
+impl Resource for Later {
+    fn methods(&self) -> &'static [&'static str] {
+        &["GET", "POST"]
+    }
+
+    async fn answer(&self, _: &Request<'_>) -> Result<Response, Rejection> {
+        monoio::time::sleep(Duration::from_millis(50)).await;
+        Ok(Response::text("hello world\n"))
     }
 }
 
