@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use crate::{Driver, http};
+use crate::{Driver, h2c::Rate, http};
 
 /// The settings of a server. Every limit has a default that suits the open internet.
 #[derive(Clone, Debug)]
@@ -35,6 +35,49 @@ pub struct Config {
     pub drain_delay: Duration,
     /// How long a drain may take before the rest is cut; 10 s.
     pub drain_time: Duration,
+    /// What holds for connections that speak HTTP/2.
+    pub http2: Http2,
+}
+
+/// What holds for connections that speak HTTP/2. Times are those of the other settings: a preface or a request's head
+/// has [`Config::head_time`], a connection without streams [`Config::keep_alive_time`], a body and its answer
+/// [`Config::answer_time`], a peer that takes nothing [`Config::write_time`].
+#[derive(Clone, Copy, Debug)]
+pub struct Http2 {
+    /// Whether a client that begins with HTTP/2 is understood, by prior knowledge (RFC 9113 3.3); it is.
+    pub prior_knowledge: bool,
+    /// Streams, and handlers, of one connection at a time; 128.
+    pub streams_max: u32,
+    /// Bytes that a peer may send on one stream before they are taken; 64 KiB.
+    pub stream_window: u32,
+    /// Bytes that a peer may send on all streams of a connection before they are taken; 1 MiB.
+    pub connection_window: u32,
+    /// Bytes of an answer, on one stream, that are queued before the peer takes them; 64 KiB.
+    pub send_max: usize,
+    /// A request's head, each field with 32 bytes on top (RFC 9113 10.5.1); 16 KiB.
+    pub head_max: u32,
+    /// Requests that the peer takes back, by RST_STREAM: 1000 at once, then 33 a second.
+    pub resets: Rate,
+    /// SETTINGS, PING, PRIORITY and unknown frames: 1000 at once, then 100 a second.
+    pub free_frames: Rate,
+    /// How long a connection may last before its client is asked to open another one, by GOAWAY; 1 h. Its streams go on.
+    pub lifetime: Duration,
+}
+
+impl Default for Http2 {
+    fn default() -> Self {
+        Self {
+            prior_knowledge: true,
+            streams_max: 128,
+            stream_window: 64 << 10,
+            connection_window: 1 << 20,
+            send_max: 64 << 10,
+            head_max: 16 << 10,
+            resets: Rate { burst: 1000, per_second: 33 },
+            free_frames: Rate { burst: 1000, per_second: 100 },
+            lifetime: Duration::from_secs(3600),
+        }
+    }
 }
 
 impl Default for Config {
@@ -54,6 +97,7 @@ impl Default for Config {
             connections_max: 0,
             drain_delay: Duration::ZERO,
             drain_time: Duration::from_secs(10),
+            http2: Http2::default(),
         }
     }
 }

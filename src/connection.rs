@@ -16,9 +16,11 @@ use pin_project_lite::pin_project;
 use crate::{
     Error, Reason, Rejection, Request, Response, Token,
     buffer::ReadBuf,
+    h2c::{self, PREFACE},
     http::{BodyReader, Framing, Head, HeadScanner, Version},
     metrics::add,
     registry::{Accepted, Found, Handler, LocalBoxFuture},
+    resource::{Answerer, Choice, METHODS},
     response,
     sessions::{Interrupt, Link, NEVER, Side, Tracked},
     upgrade::{Accept, Decision, EarlyBytes, Kept},
@@ -32,9 +34,15 @@ pub(crate) async fn serve(tracked: Tracked) {
     let mut buf = ReadBuf::new();
     let mut is_first = true;
     loop {
-        let head_len = match next_head(&link, &mut buf, is_first).await {
-            Ok(Some(head_len)) => head_len,
-            Ok(None) => return,
+        let head_len = match next_arrival(&link, &mut buf, is_first).await {
+            Ok(Arrival::Head(head_len)) => head_len,
+            Ok(Arrival::Http2) => {
+                monoio::spawn(session(tracked, buf, HTTP2, |connection| {
+                    Box::pin(h2c::run(connection, None))
+                }));
+                return;
+            }
+            Ok(Arrival::Nothing) => return,
             Err(Error::Rejected(rejection)) => return Box::pin(refuse_and_close(&link, rejection)).await,
             Err(_) => return,
         };
@@ -58,12 +66,26 @@ pub(crate) async fn serve(tracked: Tracked) {
     }
 }
 
-/// Waits for a whole head: `None` when the connection ended, or idled, between requests.
-async fn next_head(link: &Link, buf: &mut ReadBuf, is_first: bool) -> Result<Option<usize>, Error> {
+/// What a connection brings next.
+enum Arrival {
+    /// A whole head, of so many bytes.
+    Head(usize),
+    /// HTTP/2, by prior knowledge.
+    Http2,
+    /// Nothing: it has ended, or idled, between requests.
+    Nothing,
+}
+
+/// HTTP/2 without an upgrade to it, under its name in ALPN (RFC 9113 3.1).
+const HTTP2: Token = Token::new("h2");
+
+/// Waits for what comes next.
+async fn next_arrival(link: &Link, buf: &mut ReadBuf, is_first: bool) -> Result<Arrival, Error> {
     let config = &link.worker.config;
     let mut scanner = HeadScanner::default();
     // The deadline is absolute: bytes that dribble in do not move it.
     let mut head_has_begun = is_first;
+    let mut may_be_http2 = is_first && config.http2.prior_knowledge;
     link.within(Side::Read, if is_first { config.head_time } else { config.keep_alive_time });
     loop {
         let is_idle = buf.unread().is_empty();
@@ -72,14 +94,21 @@ async fn next_head(link: &Link, buf: &mut ReadBuf, is_first: bool) -> Result<Opt
                 head_has_begun = true;
                 link.within(Side::Read, config.head_time);
             }
-            if let Some(head_len) = scanner.find(buf.unread(), &config.head).map_err(Rejection::from)? {
-                return Ok(Some(head_len));
+            // Its preface looks like a head, so it is compared first, as it arrives.
+            may_be_http2 &= PREFACE.starts_with(buf.unread()) || buf.unread().starts_with(PREFACE);
+            if may_be_http2 && buf.unread().len() >= PREFACE.len() {
+                return Ok(Arrival::Http2);
+            }
+            if !may_be_http2
+                && let Some(head_len) = scanner.find(buf.unread(), &config.head).map_err(Rejection::from)?
+            {
+                return Ok(Arrival::Head(head_len));
             }
         }
         match fill(link, buf, is_idle).await? {
-            Ok(0) | Err(Interrupt::Goodbye) => return Ok(None),
+            Ok(0) | Err(Interrupt::Goodbye) => return Ok(Arrival::Nothing),
             Ok(_) => {}
-            Err(Interrupt::Expired) if is_idle => return Ok(None),
+            Err(Interrupt::Expired) if is_idle => return Ok(Arrival::Nothing),
             Err(Interrupt::Expired) => return Err(Rejection::from(Reason::HeadTimeout).into()),
         }
     }
@@ -125,10 +154,6 @@ async fn answer(link: &Rc<Link>, buf: &mut ReadBuf, head_len: usize) -> Result<N
         Request { head, body: b"", peer: link.peer, draining: worker.is_draining(), raw: &raw, kept: &kept };
     let asks = Asks::of(&request);
     let mut exchange = Exchange { link, buf, asks, body: Body::new(&request), continued: false };
-    if request.is_options_asterisk() {
-        let options = Response::new(204).field("Allow", ALLOW);
-        return exchange.send(&request, options, None).await;
-    }
     let found = worker.registry.find(request.path());
     let outcome = match asks {
         Asks::Properly if worker.is_closing() => Outcome::Refused(Reason::Draining.into()),
@@ -146,7 +171,7 @@ async fn answer(link: &Rc<Link>, buf: &mut ReadBuf, head_len: usize) -> Result<N
         Outcome::Refused(rejection) => exchange.refuse(&request, rejection, &found).await,
         Outcome::Ordinary => match exchange.ordinary(&request, &found).await? {
             Ok(response) => {
-                let is_offered = (200..300).contains(&response.status) && !found.handlers.is_empty();
+                let is_offered = (200..300).contains(&response.status) && found.has_protocols();
                 exchange.send(&request, response, is_offered.then(|| found.advertisement())).await
             }
             Err(rejection) => exchange.refuse(&request, rejection, &found).await,
@@ -220,6 +245,10 @@ impl Exchange<'_> {
     async fn negotiate(&mut self, request: &Request<'_>, found: &Found) -> Result<Outcome, Error> {
         let mut refusal = None;
         for handler in found.offered(request.list("upgrade")) {
+            // `OPTIONS *` is about the server, not about a path that a protocol could be for.
+            if !handler.considers(request) || (request.is_options_asterisk() && !handler.is_http()) {
+                continue;
+            }
             let accepts = handler.accepts();
             if !accepts.methods.contains(&request.method()) {
                 refusal.get_or_insert_with(|| Rejection::method_not_allowed(accepts.methods.join(", ")));
@@ -255,8 +284,15 @@ impl Exchange<'_> {
         if request.head.expects_continue {
             self.send_continue().await?;
         }
-        if accepts.early == EarlyBytes::Refuse && !self.buf.unread().is_empty() {
-            return Ok(Decision::Reject(Reason::EarlyBytes.into()));
+        let early = self.buf.unread();
+        match accepts.early {
+            EarlyBytes::Refuse if !early.is_empty() => {
+                return Ok(Decision::Reject(Reason::EarlyBytes.into()));
+            }
+            EarlyBytes::KeepIf(start) if !start.starts_with(early) && !early.starts_with(start) => {
+                return Ok(Decision::Decline);
+            }
+            _ => {}
         }
         let request = Request { body: self.body.bytes(), head: request.head.clone(), ..*request };
         let decision = handler.negotiate(&request);
@@ -327,12 +363,15 @@ impl Exchange<'_> {
         found: &Found,
     ) -> Result<Result<Response, Rejection>, Error> {
         let method = request.method();
+        if request.is_options_asterisk() {
+            return Ok(Ok(Response::new(204).field("Allow", ALLOW)));
+        }
         if !METHODS.contains(&method) {
             return Ok(Err(Reason::UnknownMethod.into()));
         }
-        let Some(resource) = &found.resource else {
+        let Some(resources) = found.resources() else {
             let reason = match self.asks {
-                _ if found.handlers.is_empty() => Reason::NoSuchPath,
+                _ if !found.has_protocols() => Reason::NoSuchPath,
                 Asks::Not => Reason::UpgradeRequired,
                 Asks::InHttp10 => Reason::UpgradeInHttp10,
                 Asks::WithoutConnection => Reason::MissingConnectionUpgrade,
@@ -340,12 +379,11 @@ impl Exchange<'_> {
             };
             return Ok(Err(reason.into()));
         };
-        if method == "OPTIONS" {
-            return Ok(Ok(Response::new(204).field("Allow", ALLOW)));
-        }
-        if method != "GET" && method != "HEAD" {
-            return Ok(Err(Rejection::method_not_allowed(ALLOW)));
-        }
+        let answerer = match resources.choose(method) {
+            Ok(Choice::Answer(response)) => return Ok(Ok(response)),
+            Ok(Choice::Ask(answerer)) => answerer,
+            Err(rejection) => return Ok(Err(rejection)),
+        };
         let body_max = self.link.worker.config.body_max;
         if let Body::Unread(_) = self.body
             && let Err(rejection) = self.read_body(request, body_max).await?
@@ -353,7 +391,13 @@ impl Exchange<'_> {
             return Ok(Err(rejection));
         }
         let request = Request { body: self.body.bytes(), head: request.head.clone(), ..*request };
-        Ok(Ok(resource(&request)))
+        Ok(match &answerer {
+            Answerer::AtOnce(answer) => Ok(answer(&request)),
+            Answerer::InTime(resource) => {
+                let answer = self.link.wait(Side::Read, false, resource.answer(&request)).await;
+                answer.unwrap_or_else(|_late| Err(Reason::AnswerTimeout.into()))
+            }
+        })
     }
 
     async fn refuse(
@@ -364,13 +408,11 @@ impl Exchange<'_> {
     ) -> Result<Next, Error> {
         note_rejection(self.link, &rejection, Some(request));
         // RFC 9110 15.5.22, 15.5.6: what this answer owes, and only the route knows.
-        let is_offered = rejection.status() == 426 && !found.handlers.is_empty();
+        let is_offered = rejection.status() == 426 && found.has_protocols();
         if rejection.status() == 405 && !rejection.has_field("allow") {
             rejection = rejection.field("Allow", ALLOW);
         }
-        let as_problem =
-            request.list("accept").any(|item| item.split(';').next() == Some("application/problem+json"));
-        let response = rejection.to_response(as_problem);
+        let response = rejection.answer_to(request);
         self.send(request, response, is_offered.then(|| found.advertisement())).await
     }
 
@@ -419,10 +461,8 @@ impl Exchange<'_> {
     }
 }
 
-/// What an ordinary resource takes.
-const ALLOW: &str = "GET, HEAD, OPTIONS";
-/// The methods that HTTP defines; any other one is 501 (RFC 9110 9.1).
-const METHODS: &[&str] = &["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
+/// What every server takes (RFC 9110 9.1); what a path takes besides, it says itself.
+pub(crate) const ALLOW: &str = "GET, HEAD, OPTIONS";
 
 /// Answers a request that could not be read.
 async fn refuse(link: &Link, rejection: &Rejection) -> Result<(), Error> {
@@ -438,7 +478,7 @@ async fn refuse_and_close(link: &Link, rejection: Rejection) {
     }
 }
 
-fn note_rejection(link: &Link, rejection: &Rejection, request: Option<&Request<'_>>) {
+pub(crate) fn note_rejection(link: &Link, rejection: &Rejection, request: Option<&Request<'_>>) {
     link.worker.counters.rejected(rejection.reason());
     if !link.worker.may_log() {
         return;
@@ -517,7 +557,7 @@ async fn see_off(link: &Link, ended: Result<Result<(), Error>, Panic>) -> Result
 /// What a panic leaves.
 pub(crate) type Panic = Box<dyn Any + Send>;
 
-fn report_panic(link: &Link, panic: &(dyn Any + Send)) {
+pub(crate) fn report_panic(link: &Link, panic: &(dyn Any + Send)) {
     add(&link.worker.counters.panics, 1);
     let token = link.token.get().map(tracing::field::display);
     tracing::error!(

@@ -98,6 +98,19 @@ impl Duplex {
         Ok(count)
     }
 
+    /// Waits until there is something to read, or the end.
+    pub async fn readable(&self) -> io::Result<()> {
+        poll_fn(|cx| {
+            let pipe = &*self.incoming;
+            if pipe.closed.get() || pipe.reset.get() || !pipe.bytes.borrow().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            pipe.reader.set(Some(cx.waker().clone()));
+            Poll::Pending
+        })
+        .await
+    }
+
     /// Takes what there is room for; `WouldBlock` if there is none.
     pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         self.maybe_reset();
@@ -118,19 +131,6 @@ impl Duplex {
         pipe.bytes.borrow_mut().extend(&bytes[..count]);
         pipe.wake_reader();
         Ok(count)
-    }
-
-    /// Waits for bytes, or the end.
-    pub async fn readable(&self) -> io::Result<()> {
-        poll_fn(|cx| {
-            let pipe = &*self.incoming;
-            if pipe.closed.get() || pipe.reset.get() || !pipe.bytes.borrow().is_empty() {
-                return Poll::Ready(Ok(()));
-            }
-            pipe.reader.set(Some(cx.waker().clone()));
-            Poll::Pending
-        })
-        .await
     }
 
     /// Waits for room.

@@ -31,6 +31,7 @@
 //! |---|---|
 //! | [`http`] | as much of HTTP/1.1 as an upgrade needs, without I/O |
 //! | [`ws`] | RFC 6455 without I/O, both roles |
+//! | [`h2c`] | HTTP/2 on the same port: what an upgrade to it needs, without I/O |
 //! | [`protocols`] | the protocols that come with it |
 //! | [`duplex`] | the in-memory transport of the tests, with faults from a seed |
 
@@ -39,6 +40,7 @@ mod config;
 mod connection;
 pub mod duplex;
 mod error;
+pub mod h2c;
 pub mod http;
 mod listener;
 mod metrics;
@@ -46,6 +48,7 @@ mod parking;
 pub mod protocols;
 mod registry;
 mod rejection;
+mod resource;
 mod response;
 mod runtime;
 mod server;
@@ -60,11 +63,12 @@ pub mod ws;
 pub use monoio;
 
 pub use buffer::ReadBuf;
-pub use config::Config;
+pub use config::{Config, Http2};
 pub use error::Error;
 pub use metrics::Stats;
 pub use registry::{Preference, Registry};
 pub use rejection::{Reason, Rejection};
+pub use resource::Resource;
 pub use response::Response;
 pub use runtime::{Driver, Runtime};
 pub use server::{Handle, Server, StartError};
@@ -84,3 +88,7 @@ struct Protocols;
 #[cfg(doctest)]
 #[doc = include_str!("../docs/websocket.md")]
 struct WebSockets;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/http2.md")]
+struct Http2Page;

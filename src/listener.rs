@@ -130,7 +130,7 @@ fn welcome(worker: &Rc<Worker>, socket: OwnedFd, peer: Option<SocketAddr>) {
         Ok(stream) => stream,
         Err(error) => return tracing::warn!(%error, "a connection could not be taken"),
     };
-    if worker.sessions.len() - worker.turned_away.get() < worker.connections_max {
+    if worker.has_room() {
         crate::spawn(worker.serve(stream, peer));
     } else if worker.turned_away.get() < TURNED_AWAY_MAX {
         crate::spawn(turn_away(Rc::clone(worker), stream, peer));

@@ -5,13 +5,16 @@
 
 use std::{borrow::Cow, collections::HashMap, fmt, pin::Pin, rc::Rc};
 
-use crate::{Accept, Accepts, Decision, Error, Rejection, Request, Response, Token, Upgrade, Upgraded};
+use crate::{
+    Accept, Accepts, Decision, Error, Rejection, Request, Resource, Response, Token, Upgrade, Upgraded,
+    resource::{self, Answerer, Resources},
+};
 
 /// Everything a server speaks and serves.
 #[derive(Default)]
 pub struct Registry {
     everywhere: Vec<Rc<dyn Handler>>,
-    paths: HashMap<&'static str, Route>,
+    paths: HashMap<&'static str, Rc<Route>>,
     preference: Preference,
 }
 
@@ -27,12 +30,10 @@ pub enum Preference {
 
 /// What a path has.
 #[derive(Default)]
-struct Route {
+pub(crate) struct Route {
     handlers: Vec<Rc<dyn Handler>>,
-    resource: Option<Rc<Resource>>,
+    pub(crate) resources: Resources,
 }
-
-type Resource = dyn Fn(&Request<'_>) -> Response;
 
 impl Registry {
     /// Nothing yet: every request is answered with 404.
@@ -64,14 +65,44 @@ impl Registry {
         self.with(Closure { token: Token::new(token), run })
     }
 
-    /// Serves an ordinary resource at `path`, for GET and HEAD. Where the path has handlers, too, its answers advertise
-    /// them in `Upgrade`.
+    /// Serves an ordinary resource at `path`, for GET and HEAD, that answers at once. Where the path has handlers, too,
+    /// its answers advertise them in `Upgrade`.
     ///
     /// # Panics
-    /// If `path` has a resource already.
-    pub fn get(mut self, path: &'static str, resource: impl Fn(&Request<'_>) -> Response + 'static) -> Self {
-        let previous = self.route(path).resource.replace(Rc::new(resource));
-        assert!(previous.is_none(), "{path} has a resource already");
+    /// If `path` has a resource for GET already.
+    pub fn get(self, path: &'static str, resource: impl Fn(&Request<'_>) -> Response + 'static) -> Self {
+        self.answers(path, &["GET"], Answerer::AtOnce(Rc::new(resource)))
+    }
+
+    /// Serves an ordinary resource at `path`, for POST: the request's body is there whole.
+    ///
+    /// ```
+    /// use switchpoint::{Registry, Request, Response};
+    ///
+    /// Registry::new().post("/length", async |request: &Request<'_>| {
+    ///     Ok(Response::text(request.body().len().to_string()))
+    /// });
+    /// ```
+    ///
+    /// # Panics
+    /// If `path` has a resource for POST already.
+    pub fn post<F>(self, path: &'static str, answer: F) -> Self
+    where
+        F: for<'a> AsyncFn(&'a Request<'a>) -> Result<Response, Rejection> + 'static,
+    {
+        self.resource(path, resource::Closure { methods: &["POST"], answer })
+    }
+
+    /// Serves an ordinary resource at `path`, for the methods that it takes.
+    ///
+    /// # Panics
+    /// If `path` has a resource for one of them already.
+    pub fn resource(self, path: &'static str, resource: impl Resource) -> Self {
+        self.answers(path, resource.methods(), Answerer::InTime(Rc::new(resource)))
+    }
+
+    fn answers(mut self, path: &'static str, methods: &'static [&'static str], answerer: Answerer) -> Self {
+        assert!(self.route(path).resources.add(methods, answerer), "{path} has a resource for that already");
         self
     }
 
@@ -97,7 +128,19 @@ impl Registry {
 
     fn route(&mut self, path: &'static str) -> &mut Route {
         assert!(path.starts_with('/'), "a path starts with `/`: {path:?}");
-        self.paths.entry(path).or_default()
+        Rc::get_mut(self.paths.entry(path).or_default()).expect("nothing is looked up while it is built")
+    }
+
+    /// The path's own part of what there is.
+    pub(crate) fn at_path(&self, path: &str) -> Option<&Route> {
+        self.paths.get(path).map(|route| &**route)
+    }
+
+    /// Whether `protocol` is spoken anywhere, by a handler that is not HTTP itself.
+    pub(crate) fn speaks(&self, protocol: &str) -> bool {
+        let routed = self.paths.values().flat_map(|route| &route.handlers);
+        let mut handlers = self.everywhere.iter().chain(routed);
+        handlers.any(|handler| handler.token().is_offered_as(protocol) && !handler.is_http())
     }
 
     /// What there is at `path`.
@@ -106,7 +149,7 @@ impl Registry {
         let own = route.map_or(&[][..], |route| &route.handlers);
         Found {
             handlers: own.iter().chain(&self.everywhere).cloned().collect(),
-            resource: route.and_then(|route| route.resource.clone()),
+            route: route.cloned(),
             preference: self.preference,
         }
     }
@@ -120,12 +163,22 @@ impl fmt::Debug for Registry {
 
 /// What a request's path has: owned, because a handler may wait while it decides.
 pub(crate) struct Found {
-    pub(crate) handlers: Vec<Rc<dyn Handler>>,
-    pub(crate) resource: Option<Rc<Resource>>,
+    handlers: Vec<Rc<dyn Handler>>,
+    route: Option<Rc<Route>>,
     preference: Preference,
 }
 
 impl Found {
+    /// The path's resources, if it has any.
+    pub(crate) fn resources(&self) -> Option<&Resources> {
+        self.route.as_ref().map(|route| &route.resources).filter(|resources| !resources.is_empty())
+    }
+
+    /// Whether the path is there for a protocol. One that is HTTP itself, such as h2c, makes no path.
+    pub(crate) fn has_protocols(&self) -> bool {
+        self.handlers.iter().any(|handler| !handler.is_http())
+    }
+
     /// The handlers whose protocol is offered, in the order in which they are asked.
     pub(crate) fn offered<'a>(&self, offers: impl Iterator<Item = &'a str>) -> Vec<Rc<dyn Handler>> {
         // What is beyond the bound was not meant seriously, and is not worth a look for each handler.
@@ -184,6 +237,8 @@ pub(crate) struct Accepted {
 /// [`Upgrade`] without its associated type, so that a list can hold any of them.
 pub(crate) trait Handler {
     fn token(&self) -> Token;
+    fn is_http(&self) -> bool;
+    fn considers(&self, request: &Request<'_>) -> bool;
     fn accepts(&self) -> Accepts;
     fn authorize<'a>(&'a self, request: &'a Request<'a>) -> LocalBoxFuture<'a, Result<(), Rejection>>;
     fn negotiate(self: Rc<Self>, request: &Request<'_>) -> Decision<Accepted>;
@@ -192,6 +247,14 @@ pub(crate) trait Handler {
 impl<U: Upgrade> Handler for U {
     fn token(&self) -> Token {
         Upgrade::token(self)
+    }
+
+    fn is_http(&self) -> bool {
+        Upgrade::is_http(self)
+    }
+
+    fn considers(&self, request: &Request<'_>) -> bool {
+        Upgrade::considers(self, request)
     }
 
     fn accepts(&self) -> Accepts {

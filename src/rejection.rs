@@ -6,7 +6,7 @@
 use std::{borrow::Cow, fmt};
 
 use crate::{
-    Response,
+    Request, Response,
     http::{BodyFault, HeadFault},
     response,
 };
@@ -65,6 +65,10 @@ pub enum Reason {
     BadRequest,
     /// The handler took too long to decide.
     AuthorizationTimeout,
+    /// The resource took too long to answer.
+    AnswerTimeout,
+    /// An extended CONNECT for a protocol that is not spoken here (RFC 8441).
+    UnknownProtocol,
     /// No room for another connection.
     TooManyConnections,
     /// The server is on its way out.
@@ -126,6 +130,8 @@ impl Reason {
             Self::Forbidden => (403, "forbidden", "The client is known, and may not have this."),
             Self::BadRequest => (400, "bad-request", "The handler found fault with the request."),
             Self::AuthorizationTimeout => (503, "authorization-timeout", "Whether the client may have this could not be decided in time. Try again."),
+            Self::AnswerTimeout => (503, "answer-timeout", "The resource did not answer in time. Try again."),
+            Self::UnknownProtocol => (501, "unknown-protocol", "The `:protocol` of the extended CONNECT is not spoken at this path (RFC 8441 4)."),
             Self::TooManyConnections => (503, "too-many-connections", "The server has no room for another connection. Try again after the time in `Retry-After`."),
             Self::Draining => (503, "draining", "The server is shutting down. Connect again: another one will answer."),
             Self::Unavailable => (503, "unavailable", "The handler cannot serve this now. Try again after the time in `Retry-After`."),
@@ -158,6 +164,8 @@ const OWN: &[Reason] = &[
     Reason::Forbidden,
     Reason::BadRequest,
     Reason::AuthorizationTimeout,
+    Reason::AnswerTimeout,
+    Reason::UnknownProtocol,
     Reason::TooManyConnections,
     Reason::Draining,
     Reason::Unavailable,
@@ -223,6 +231,13 @@ impl Rejection {
 
     pub(crate) fn has_field(&self, name: &str) -> bool {
         self.fields.iter().any(|(field, _)| field.eq_ignore_ascii_case(name))
+    }
+
+    /// The answer to `request`, in the form that it asks for.
+    pub(crate) fn answer_to(&self, request: &Request<'_>) -> Response {
+        let as_problem =
+            request.list("accept").any(|item| item.split(';').next() == Some("application/problem+json"));
+        self.to_response(as_problem)
     }
 
     /// The answer: plain text, or `application/problem+json` (RFC 9457) where the client asks for it.

@@ -37,6 +37,12 @@ impl Response {
         self.field("Content-Type", content_type)
     }
 
+    /// Adds a body of bytes and its `Content-Type`.
+    pub fn with_bytes(mut self, content_type: &'static str, body: impl Into<Cow<'static, [u8]>>) -> Self {
+        self.body = body.into();
+        self.field("Content-Type", content_type)
+    }
+
     /// Changes the status code.
     ///
     /// # Panics
@@ -57,6 +63,11 @@ impl Response {
         self.fields.iter().all(|(name, value)| is_valid_field(name, value))
     }
 
+    /// Whether its status has no body, whatever was given to it (RFC 9110 6.4.1).
+    pub(crate) fn has_no_body(&self) -> bool {
+        matches!(self.status, 204 | 304)
+    }
+
     /// Writes it whole; `head_only` for the answer to HEAD, which has the length of a body that is not there.
     pub(crate) fn encode(&self, out: &mut Vec<u8>, date: &str, connection: Option<&str>, head_only: bool) {
         let mut head = String::with_capacity(256);
@@ -68,8 +79,7 @@ impl Response {
         if let Some(connection) = connection {
             field_line(&mut head, "Connection", connection);
         }
-        // RFC 9110 6.4.1: these have no body, whatever was given to them.
-        let has_no_body = matches!(self.status, 204 | 304);
+        let has_no_body = self.has_no_body();
         if !has_no_body {
             let _ = write!(head, "Content-Length: {}\r\n", self.body.len());
         }
@@ -90,6 +100,16 @@ pub(crate) fn switching_protocols(token: Token, fields: &[(&'static str, Cow<'st
     let _ = write!(head, "Upgrade: {token}\r\nConnection: upgrade\r\n");
     for (name, value) in fields {
         field_line(&mut head, name, value);
+    }
+    head.push_str("\r\n");
+    head
+}
+
+/// What answers an extended CONNECT, in the same form (RFC 8441 5).
+pub(crate) fn session_on_stream(fields: &[(&'static str, Cow<'static, str>)]) -> String {
+    let mut head = String::from("HTTP/2 200\r\n");
+    for (name, value) in fields {
+        field_line(&mut head, &name.to_ascii_lowercase(), value);
     }
     head.push_str("\r\n");
     head

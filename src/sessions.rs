@@ -136,6 +136,11 @@ impl Link {
         self.goodbye.get()
     }
 
+    /// The drain has begun before it did.
+    pub(crate) fn told(&self) {
+        self.goodbye.set(true);
+    }
+
     /// Whether we have ended it ourselves, against its protocol.
     pub(crate) fn was_cut(&self) -> bool {
         self.cut.get()
@@ -370,7 +375,8 @@ impl Sessions {
     pub(crate) fn arrived(&self, key: u64) {
         let live = self.live.borrow();
         // It may have ended meanwhile, and another have its slot.
-        let link = live.get(key as u32 as usize).filter(|(_, link)| link.id << 32 == key & !u64::from(u32::MAX));
+        let link =
+            live.get(key as u32 as usize).filter(|(_, link)| link.id << 32 == key & !u64::from(u32::MAX));
         if let Some((_, link)) = link {
             link.parked.set(Parked::Arrived);
             let waker = link.halves[Side::Read as usize].waker.take();

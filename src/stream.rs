@@ -17,7 +17,7 @@ use monoio::{BufResult, buf::SliceMut, io::AsyncReadRent, net::UnixStream};
 use pin_project_lite::pin_project;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown};
 
-use crate::duplex::Duplex;
+use crate::{duplex::Duplex, h2c::Http2Stream};
 
 /// A transport, now the protocol's own.
 #[derive(Debug)]
@@ -25,6 +25,8 @@ use crate::duplex::Duplex;
 pub enum Stream {
     /// A TCP connection.
     Tcp(Tcp),
+    /// A stream of an HTTP/2 connection (RFC 8441).
+    H2(Http2Stream),
     /// The in-memory pipe of the tests.
     Memory(Box<Duplex>),
 }
@@ -42,6 +44,7 @@ impl Stream {
         debug_assert!(buffer.len() < buffer.capacity(), "a read into no room looks like the end");
         match self {
             Self::Tcp(tcp) => Reading::Tcp { read: tcp.read(buffer) },
+            Self::H2(stream) => Reading::H2 { read: stream.read(buffer) },
             Self::Memory(duplex) => Reading::Memory { read: duplex.read(buffer) },
         }
     }
@@ -53,6 +56,7 @@ impl Stream {
                 let spare = rustix::buffer::spare_capacity(buffer);
                 Ok(rustix::net::recv(tcp.fd(), spare, RecvFlags::DONTWAIT)?.0)
             }
+            Self::H2(stream) => stream.try_read(buffer),
             Self::Memory(duplex) => duplex.try_read(buffer),
         }
     }
@@ -64,6 +68,7 @@ impl Stream {
                 let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
                 Ok(rustix::net::send(tcp.fd(), bytes, flags)?)
             }
+            Self::H2(stream) => stream.try_write(&[IoSlice::new(bytes)]),
             Self::Memory(duplex) => duplex.try_write(bytes),
         }
     }
@@ -76,6 +81,7 @@ impl Stream {
                 let mut nothing = SendAncillaryBuffer::default();
                 Ok(rustix::net::sendmsg(tcp.fd(), slices, &mut nothing, flags)?)
             }
+            Self::H2(stream) => stream.try_write(slices),
             Self::Memory(duplex) => {
                 let mut sent = 0;
                 for slice in slices {
@@ -95,6 +101,7 @@ impl Stream {
     pub(crate) async fn readable(&self) -> io::Result<()> {
         match self {
             Self::Tcp(tcp) => tcp.stream().readable(false).await,
+            Self::H2(stream) => stream.readable().await,
             Self::Memory(duplex) => duplex.readable().await,
         }
     }
@@ -103,6 +110,7 @@ impl Stream {
     pub(crate) async fn writable(&self) -> io::Result<()> {
         match self {
             Self::Tcp(tcp) => tcp.writable().await,
+            Self::H2(stream) => stream.writable().await,
             Self::Memory(duplex) => duplex.writable().await,
         }
     }
@@ -111,7 +119,7 @@ impl Stream {
     pub(crate) fn socket(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Tcp(tcp) => Some(tcp.fd()),
-            Self::Memory(_) => None,
+            Self::H2(_) | Self::Memory(_) => None,
         }
     }
 
@@ -120,6 +128,7 @@ impl Stream {
         match self {
             // An error means that the connection is gone already, which is what was wanted.
             Self::Tcp(tcp) => drop(rustix::net::shutdown(tcp.fd(), Shutdown::Write)),
+            Self::H2(stream) => stream.shutdown_write(),
             Self::Memory(duplex) => duplex.shutdown_write(),
         }
     }
@@ -128,6 +137,7 @@ impl Stream {
     pub(crate) fn abort(&self) {
         match self {
             Self::Tcp(tcp) => drop(rustix::net::shutdown(tcp.fd(), Shutdown::Both)),
+            Self::H2(stream) => stream.abort(),
             Self::Memory(duplex) => duplex.abort(),
         }
     }
@@ -156,6 +166,12 @@ impl TryFrom<monoio::net::TcpStream> for Stream {
     }
 }
 
+impl From<Http2Stream> for Stream {
+    fn from(stream: Http2Stream) -> Self {
+        Self::H2(stream)
+    }
+}
+
 impl From<Duplex> for Stream {
     fn from(duplex: Duplex) -> Self {
         Self::Memory(Box::new(duplex))
@@ -165,16 +181,18 @@ impl From<Duplex> for Stream {
 pin_project! {
     /// A wait for one of the transports; a type and not an `async fn`, which would have room for its parts twice.
     #[project = ReadingOf]
-    enum Reading<T, M, R> {
+    enum Reading<T, H, M, R> {
         Tcp { #[pin] read: T },
+        H2 { #[pin] read: H },
         Memory { #[pin] read: M },
         Ready { #[pin] ready: R },
     }
 }
 
-impl<T, M, R> Future for Reading<T, M, R>
+impl<T, H, M, R> Future for Reading<T, H, M, R>
 where
     T: Future<Output = BufResult<usize, SliceMut<Vec<u8>>>>,
+    H: Future<Output = BufResult<usize, Vec<u8>>>,
     M: Future<Output = BufResult<usize, Vec<u8>>>,
     R: Future<Output = io::Result<()>>,
 {
@@ -186,6 +204,7 @@ where
                 let (result, slice) = ready!(read.poll(cx));
                 Poll::Ready((result, slice.into_inner()))
             }
+            ReadingOf::H2 { read } => read.poll(cx),
             ReadingOf::Memory { read } => read.poll(cx),
             ReadingOf::Ready { ready } => ready.poll(cx).map(|result| (result.map(|()| 0), Vec::new())),
         }

@@ -4,7 +4,7 @@ use std::{any::Any, borrow::Cow, cell::RefCell, fmt, net::SocketAddr};
 
 use crate::{
     Error, Rejection, Upgraded,
-    http::{Framing, Head, Target},
+    http::{Framing, Head, Target, Version},
 };
 
 /// A protocol that an HTTP/1.1 connection can be switched to.
@@ -40,6 +40,20 @@ pub trait Upgrade: 'static {
 
     /// The name that the client asks for, with its version if it has one: `websocket`, `h2c`, `echo/1`.
     fn token(&self) -> Token;
+
+    /// Whether it is a version of HTTP, which answers the request itself once it is spoken. Such a protocol is offered
+    /// with the others, but makes no path: where there is nothing else the answer is 404, and an ordinary answer does
+    /// not advertise it.
+    fn is_http(&self) -> bool {
+        false
+    }
+
+    /// Whether the request is one for it at all. One that it does not consider is declined before its method, its body
+    /// or anything else of it is looked at.
+    fn considers(&self, request: &Request<'_>) -> bool {
+        let _ = request;
+        true
+    }
 
     /// Which requests it takes: methods, body, early bytes. By default GET without either.
     fn accepts(&self) -> Accepts {
@@ -156,6 +170,8 @@ pub enum EarlyBytes {
     Refuse,
     /// They are the new protocol's first bytes; [`Upgraded::unread`] has them.
     Keep,
+    /// They are the new protocol's, which always begins with these. Where they are others the offer is declined.
+    KeepIf(&'static [u8]),
 }
 
 /// A protocol's name, with an optional version (RFC 9110 7.8).
@@ -243,7 +259,7 @@ pub struct Request<'a> {
     pub(crate) body: &'a [u8],
     pub(crate) peer: Option<SocketAddr>,
     pub(crate) draining: bool,
-    /// The head as it arrived.
+    /// The head as it arrived; nothing over HTTP/2, which has its own form.
     pub(crate) raw: &'a [u8],
     pub(crate) kept: &'a Kept,
 }
@@ -327,9 +343,21 @@ impl<'a> Request<'a> {
         self.draining
     }
 
-    /// The head as it arrived, without its last blank line.
-    pub fn raw_head(&self) -> &'a [u8] {
-        self.raw.trim_ascii_end()
+    /// The version of HTTP that it came in.
+    pub fn version(&self) -> Version {
+        self.head.version
+    }
+
+    /// The head as it arrived, without its last blank line. What came over HTTP/2 is written in the same form.
+    pub fn raw_head(&self) -> Cow<'a, [u8]> {
+        if self.head.version < Version::Http2 {
+            return Cow::Borrowed(self.raw.trim_ascii_end());
+        }
+        let mut head = format!("{} {} HTTP/2", self.method(), self.head.target.raw()).into_bytes();
+        for (name, value) in self.head.fields.iter() {
+            head.extend_from_slice(&[b"\r\n", name.as_bytes(), b": ", value].concat());
+        }
+        Cow::Owned(head)
     }
 
     pub(crate) fn has_body(&self) -> bool {

@@ -175,6 +175,11 @@ impl Worker {
         self.parking.get_or_init(|| Parking::new(Weak::clone(&self.me)).ok()).as_ref()
     }
 
+    /// Whether another connection, or a stream that is one, may be taken.
+    pub(crate) fn has_room(&self) -> bool {
+        self.sessions.len() - self.turned_away.get() < self.connections_max
+    }
+
     /// Milliseconds since the start, as of the last tick.
     pub(crate) fn now(&self) -> Millis {
         self.now.get()

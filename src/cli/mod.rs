@@ -9,7 +9,8 @@ use clap::{Parser, Subcommand};
 /// A server for HTTP/1.1 Upgrade: 101 Switching Protocols, and what follows it.
 ///
 /// Without a command it serves: a page that shows the switch at `/`, checks at `/healthz` and `/readyz`, and `/echo`,
-/// which speaks `websocket` (every message comes back) and `echo` (every byte does).
+/// which speaks `websocket` (every message comes back) and `echo` (every byte does). HTTP/2 is spoken on the same port,
+/// with WebSocket on its streams; `--h2c` also takes the upgrade to it.
 #[derive(Debug, Parser)]
 #[command(name = "switchpoint", version, args_conflicts_with_subcommands = true)]
 struct Cli {

@@ -17,7 +17,7 @@ use signal_hook::{
 };
 use switchpoint::{
     Config, Driver, Server, Stats,
-    protocols::{self, websocket},
+    protocols::{self, H2c, websocket},
     ws::Deflate,
 };
 use tracing_subscriber::EnvFilter;
@@ -62,6 +62,17 @@ pub(super) struct Arguments {
     /// Another origin whose pages may connect, such as `https://example.org`; may be repeated. `*` allows all.
     #[arg(long, value_name = "ORIGIN")]
     allow_origin: Vec<String>,
+    /// Switches to HTTP/2 whoever asks for it by `Upgrade: h2c`. A request that came through a proxy is answered in
+    /// HTTP/1.1 all the same. HTTP/2 by prior knowledge needs no switch, and is always spoken.
+    #[arg(long)]
+    h2c: bool,
+    /// Switches to HTTP/2 also where a proxy has passed the request on: only if the proxy drops `Upgrade: h2c`, or has no
+    /// rules that a client could get around.
+    #[arg(long, requires = "h2c")]
+    h2c_behind_proxies: bool,
+    /// The longest body of an ordinary request, such as `65536`, `1MiB`; a longer one is answered with 413.
+    #[arg(long, value_name = "SIZE", default_value = "64KiB", value_parser = size)]
+    body_max: usize,
     /// How much to log: `error`, `warn`, `info` (refusals), `debug` (every session), or a filter such as
     /// `switchpoint=debug`.
     #[arg(long, value_name = "LEVEL", env = "SWITCHPOINT_LOG", default_value = "info", value_parser = filter)]
@@ -101,7 +112,13 @@ impl Arguments {
         config.connections_max = self.connections_max;
         config.head_time = self.head_time;
         config.idle_time = self.idle_time;
+        config.body_max = self.body_max;
         config
+    }
+
+    fn h2c(&self) -> Option<H2c> {
+        let h2c = H2c::new().body_max(self.body_max);
+        self.h2c.then(|| if self.h2c_behind_proxies { h2c.behind_proxies() } else { h2c })
     }
 
     fn websocket(&self) -> websocket::Settings {
@@ -119,7 +136,7 @@ impl Arguments {
 }
 
 pub(super) fn run(arguments: Arguments) -> ExitCode {
-    let (config, websocket) = (arguments.config(), arguments.websocket());
+    let (config, websocket, h2c) = (arguments.config(), arguments.websocket(), arguments.h2c());
     tracing_subscriber::fmt()
         .with_env_filter(&arguments.log)
         .with_writer(io::stderr)
@@ -133,7 +150,14 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
         Ok(signals) => signals,
         Err(error) => return fail(&format!("cannot wait for signals: {error}")),
     };
-    let server = match Server::start(config, move |_core| protocols::demonstration(websocket.clone())) {
+    let registry = move |_core| {
+        let registry = protocols::demonstration(websocket.clone());
+        match h2c {
+            Some(h2c) => registry.with(h2c),
+            None => registry,
+        }
+    };
+    let server = match Server::start(config, registry) {
         Ok(server) => server,
         Err(error) => return fail(&error.to_string()),
     };

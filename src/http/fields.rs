@@ -14,7 +14,7 @@ pub struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    pub(super) fn new(lines: Vec<httparse::Header<'a>>) -> Self {
+    pub(crate) fn new(lines: Vec<httparse::Header<'a>>) -> Self {
         Self { lines }
     }
 

@@ -35,6 +35,8 @@ pub enum Version {
     Http10,
     /// HTTP/1.1.
     Http11,
+    /// HTTP/2, whose heads come from elsewhere.
+    Http2,
 }
 
 impl<'a> Head<'a> {

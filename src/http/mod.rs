@@ -32,7 +32,7 @@ mod framing;
 mod head;
 pub mod list;
 mod scan;
-mod target;
+pub(crate) mod target;
 
 pub use body::{BodyReader, Progress};
 pub use fault::{BodyFault, HeadFault};

@@ -78,7 +78,7 @@ impl<'a> Target<'a> {
     }
 }
 
-pub(super) fn is_printable(target: &str) -> bool {
+pub(crate) fn is_printable(target: &str) -> bool {
     target.bytes().all(|b| b.is_ascii_graphic() && b != b'#')
 }
 
@@ -109,7 +109,7 @@ fn split_query(path: &str) -> (&str, Option<&str>) {
 /// RFC 9112 section 3.2 has it for targets without an authority: http never lacks one, and what no
 /// route can match should not reach the routes. IPvFuture and zone ids are refused; nobody can
 /// connect with them.
-pub(super) fn is_authority(text: &str) -> bool {
+pub(crate) fn is_authority(text: &str) -> bool {
     let (host, port) = split_port(text);
     let host_is_valid = match host.strip_prefix('[') {
         Some(literal) => literal.strip_suffix(']').is_some_and(|ip| ip.parse::<std::net::Ipv6Addr>().is_ok()),

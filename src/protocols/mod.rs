@@ -3,15 +3,18 @@
 //! To add one, write its file (`echo.rs` is the shortest example) and name it here.
 
 mod echo;
+pub mod h2c;
 pub mod websocket;
 
 pub use echo::Echo;
+pub use h2c::H2c;
 pub use websocket::WebSocket;
 
-use crate::{Error, Registry, Response, protocols::websocket::Socket};
+use crate::{Error, Registry, Request, Response, protocols::websocket::Socket};
 
 /// What the `switchpoint` program serves: a page that shows the switch at `/`, checks at `/healthz` and `/readyz`,
-/// and `/echo`, which speaks every protocol of the list.
+/// `/echo`, which speaks the protocols of the list, and `/echo-body`, which sends back what is posted to it. `h2c` is
+/// added by who wants it.
 pub fn demonstration(websocket: websocket::Settings) -> Registry {
     Registry::new()
         .get("/", |_| Response::html(PAGE).field("Content-Security-Policy", PAGE_POLICY))
@@ -19,6 +22,9 @@ pub fn demonstration(websocket: websocket::Settings) -> Registry {
         .get("/readyz", |request| {
             let (status, text) = if request.is_draining() { (503, "draining\n") } else { (200, "ready\n") };
             Response::text(text).with_status(status).field("Cache-Control", "no-store")
+        })
+        .post("/echo-body", async |request: &Request<'_>| {
+            Ok(Response::new(200).with_bytes("application/octet-stream", request.body().to_vec()))
         })
         .at("/echo", WebSocket::new(echo_messages).with(websocket).shows_handshake())
         .at("/echo", Echo)

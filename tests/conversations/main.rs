@@ -10,12 +10,16 @@
 //! | `parts` | long messages, as they arrive |
 //! | `handlers` | what a message handler can rely on |
 //! | `queues` | what waits to be sent: policies, messages for many, pieces |
+//! | `h2c` | the upgrade to HTTP/2, frame by frame |
+//! | `http2` | HTTP/2 by prior knowledge, and sessions on its streams |
 //! | `ends` | time limits, drain, cuts, panics |
 //! | `probes` | the opening handshakes that were sent to sixteen other servers |
 
 mod ends;
+mod h2c;
 mod handlers;
 mod harness;
+mod http2;
 mod ordinary;
 mod parts;
 mod probes;

@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use switchpoint::{
-    Accept, Accepts, Config, Decision, Reason, Registry, Rejection, Response,
+    Accept, Accepts, Config, Decision, Reason, Registry, Rejection, Request, Resource, Response,
     protocols::{Echo, WebSocket, websocket::Socket},
 };
 
@@ -12,9 +12,19 @@ use crate::harness::{Custom, Site, config, everywhere, everywhere_with, handshak
 
 const HOST: &str = "Host: a.example\r\n";
 
+/// Does not answer.
+struct Late;
+
+impl Resource for Late {
+    async fn answer(&self, _: &Request<'_>) -> Result<Response, Rejection> {
+        std::future::pending().await
+    }
+}
+
 fn registry() -> Registry {
     Registry::new()
         .get("/", |_| Response::text("hello"))
+        .resource("/late", Late)
         .at("/echo", Echo)
         .at("/ws", WebSocket::new(async |_: Socket| Ok(())))
         .at("/post", Custom::new("post").accepts(Accepts::default().methods(&["POST"]).body_max(16)))
@@ -118,6 +128,7 @@ fn refusals() -> Vec<(String, u16, &'static str)> {
         (upgrade("/400", "400"), 400, "bad-request"),
         (upgrade("/503", "503"), 503, "unavailable"),
         (get("/panic", ""), 500, "internal"),
+        (get("/late", ""), 503, "answer-timeout"),
     ]
 }
 
@@ -156,8 +167,8 @@ fn each_refusal_has_its_reason_in_the_body_and_in_the_counter() {
 #[test]
 fn no_reason_is_left_out() {
     let tried: BTreeSet<_> = refusals().into_iter().map(|(_, _, reason)| reason).collect();
-    // Those have tests of their own: they need a server that is full, or on its way out.
-    let elsewhere = ["too-many-connections", "draining"];
+    // Those have tests of their own: they need a server that is full, or on its way out, or HTTP/2.
+    let elsewhere = ["too-many-connections", "draining", "unknown-protocol"];
     let all: BTreeSet<_> = Reason::all().map(Reason::code).filter(|code| !elsewhere.contains(code)).collect();
     assert_eq!(tried, all);
 }

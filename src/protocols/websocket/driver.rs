@@ -49,8 +49,17 @@ where
         shared.push(Opcode::Text, greeting.as_bytes());
     }
     let handler = Some(Box::pin(handler(Socket::new(&shared))));
-    Driver { shared, handler, role, result: None, room: None, turn: None, is_reading: false, is_pinged: false }
-        .run(inbound)
+    Driver {
+        shared,
+        handler,
+        role,
+        result: None,
+        room: None,
+        turn: None,
+        is_reading: false,
+        is_pinged: false,
+    }
+    .run(inbound)
 }
 
 struct Driver<F> {
@@ -126,7 +135,8 @@ where
             let since = link.worker.now();
             self.is_reading = true;
             {
-                let mut buf = inbound.take_if(|inbound| inbound.is_at_rest()).map(|at_rest| self.dismiss(at_rest));
+                let mut buf =
+                    inbound.take_if(|inbound| inbound.is_at_rest()).map(|at_rest| self.dismiss(at_rest));
                 let buf = match &mut inbound {
                     Some(inbound) => &mut inbound.buf,
                     None => buf.get_or_insert_default(),

@@ -24,9 +24,9 @@ use std::{
 };
 
 pub(crate) use batch::{Batch, Inbound};
-pub(crate) use queue::Unsent;
 pub use client::Client;
 pub use origin::Origins;
+pub(crate) use queue::Unsent;
 pub use socket::{Kind, Message, Outgoing, Part, Receiver, Sender, Socket};
 
 use crate::{
@@ -223,11 +223,14 @@ where
 impl<H> WebSocket<H> {
     /// The rules of 4.2.1, in their order; method, Host and `Connection` were checked for every protocol.
     fn check(&self, request: &Request<'_>) -> Result<Accept<Session>, Rejection> {
+        // Over HTTP/2 there is nothing that a key could prove: the protocol is in the request (RFC 8441 5).
+        let has_key = request.head.version < http::Version::Http2;
         let key = match request.head.fields.only("sec-websocket-key") {
+            _ if !has_key => None,
             Err(_) => return Err(Reason::DuplicateKey.into()),
             Ok(None) => return Err(Reason::MissingKey.into()),
             Ok(Some(key)) if !ws::is_key(key) => return Err(Reason::InvalidKey.into()),
-            Ok(Some(key)) => key,
+            Ok(Some(key)) => Some(key),
         };
         let versions = |reason: Reason| Rejection::from(reason).field("Sec-WebSocket-Version", "13");
         match request.head.fields.only("sec-websocket-version") {
@@ -239,8 +242,6 @@ impl<H> WebSocket<H> {
         self.settings.origins.check(request)?;
         let subprotocol = self.choose(request)?;
 
-        let accept = ws::accept_key(key);
-        let accept = str::from_utf8(&accept).expect("base64 is ASCII").to_owned();
         let offers = request.list("sec-websocket-extensions");
         let deflate =
             self.settings.deflate.as_ref().and_then(|deflate| ws::extension::accept(deflate, offers));
@@ -249,7 +250,12 @@ impl<H> WebSocket<H> {
             deflate: deflate.as_ref().map(|(agreed, _)| *agreed),
             greeting: None,
         };
-        let mut answer = Accept::new(session).field("Sec-WebSocket-Accept", accept);
+        let mut answer = Accept::new(session);
+        if let Some(key) = key {
+            let accept = ws::accept_key(key);
+            let accept = str::from_utf8(&accept).expect("base64 is ASCII").to_owned();
+            answer = answer.field("Sec-WebSocket-Accept", accept);
+        }
         if let Some((_, agreed)) = deflate {
             answer = answer.field("Sec-WebSocket-Extensions", agreed);
         }
@@ -257,8 +263,12 @@ impl<H> WebSocket<H> {
             answer = answer.field("Sec-WebSocket-Protocol", subprotocol);
         }
         if subprotocol == Some(HANDSHAKE) {
-            let response = response::switching_protocols(Token::new("websocket"), &answer.fields);
-            let shown = serde_json::json!({ "request": redacted(request.raw_head()), "response": response });
+            let response = if has_key {
+                response::switching_protocols(Token::new("websocket"), &answer.fields)
+            } else {
+                response::session_on_stream(&answer.fields)
+            };
+            let shown = serde_json::json!({ "request": redacted(&request.raw_head()), "response": response });
             answer.session.greeting = Some(shown.to_string());
         }
         Ok(answer)

@@ -3,10 +3,13 @@
 //! The `try_` methods tell what went wrong, for conversations that may be cut off; the others panic with it.
 
 use std::{
-    fmt, io,
+    fmt,
+    future::poll_fn,
+    io,
     net::{Shutdown, SocketAddr},
     pin::Pin,
     rc::Rc,
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -20,16 +23,16 @@ use switchpoint::duplex::Duplex;
 use super::{Answer, Frame, PATIENCE, Transport};
 
 pub(crate) struct Client {
-    writer: Writer,
+    pub(super) writer: Writer,
     /// `None` while `reading` has it.
     reader: Option<Reader>,
     reading: Option<Reading>,
     /// What has arrived and was not looked at.
-    got: Vec<u8>,
-    end: Option<End>,
+    pub(super) got: Vec<u8>,
+    pub(super) end: Option<End>,
 }
 
-enum Writer {
+pub(super) enum Writer {
     Memory(Rc<Duplex>),
     /// The handle is for what monoio's halves cannot do: half-close at once, reset.
     Tcp(OwnedWriteHalf<TcpStream>, std::net::TcpStream),
@@ -44,7 +47,7 @@ type Reading = Pin<Box<dyn Future<Output = (Reader, io::Result<usize>, Vec<u8>)>
 
 /// How the server's side ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
+pub(super) enum End {
     Clean,
     Failed(io::ErrorKind),
 }
@@ -139,11 +142,17 @@ impl Client {
         if self.end.is_some() {
             return Some(false);
         }
+        time::timeout(patience, poll_fn(|cx| self.poll_fill(cx))).await.ok()?;
+        Some(self.end.is_none())
+    }
+
+    /// Takes what comes next: bytes, or the end.
+    pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if let Some(reader) = self.reader.take() {
             self.reading = Some(Box::pin(reader.read(Vec::with_capacity(16 * 1024))));
         }
         let reading = self.reading.as_mut().expect("either has the reader");
-        let (reader, result, bytes) = time::timeout(patience, reading).await.ok()?;
+        let (reader, result, bytes) = ready!(reading.as_mut().poll(cx));
         self.reading = None;
         self.reader = Some(reader);
         match result {
@@ -151,11 +160,11 @@ impl Client {
             Ok(_) => self.got.extend_from_slice(&bytes),
             Err(error) => self.end = Some(End::Failed(error.kind())),
         }
-        Some(self.end.is_none())
+        Poll::Ready(())
     }
 
     /// Takes what `whole` finds in the bytes that have arrived, once it finds it.
-    async fn hear<T>(
+    pub(super) async fn hear<T>(
         &mut self,
         what: &str,
         mut whole: impl FnMut(&[u8]) -> Option<(T, usize)>,

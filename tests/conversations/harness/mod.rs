@@ -7,6 +7,7 @@ mod client;
 mod conversation;
 mod frame;
 mod handler;
+pub(crate) mod http2;
 
 use std::{cell::Cell, env, net::SocketAddr, rc::Rc, time::Duration};
 
@@ -132,6 +133,11 @@ impl Site {
         let answer = client.answer().await;
         assert_eq!(answer.status, 101, "{answer:?}");
         client
+    }
+
+    /// Where it listens, for clients of another kind.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
     }
 
     pub(crate) fn stats(&self) -> Stats {

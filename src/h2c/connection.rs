@@ -1,0 +1,407 @@
+//! A connection that speaks HTTP/2: one task drives it, takes the requests as they come, and answers those that it can at
+//! once. What has to wait is a task of its own.
+//!
+//! All requests that have arrived are taken before the first is answered, so that the answers go out in one write: each
+//! look for another request makes the `h2` crate send what it has.
+
+use std::{
+    cell::Cell,
+    future::poll_fn,
+    panic::{AssertUnwindSafe, catch_unwind},
+    rc::Rc,
+    task::{Context, Poll},
+};
+
+use ::http::{HeaderValue, Method};
+use bytes::Bytes;
+use h2::{Reason as Code, server};
+
+use super::{
+    exchange::{self, Asked, Exchange},
+    gate::Gate,
+    io::{Io, Watch},
+    stream::Inlet,
+};
+use crate::{
+    Error, Reason, Rejection, Response, Upgraded,
+    connection::{ALLOW, note_rejection, report_panic},
+    metrics::add,
+    resource::{Answerer, Choice},
+    sessions::{Link, Millis, NEVER, Side},
+    upgrade::Kept,
+};
+
+/// The request that came with an upgrade, to be answered on stream 1.
+#[derive(Debug)]
+pub(crate) struct First {
+    /// Its settings, decoded.
+    pub(crate) settings: Vec<u8>,
+    /// Its head, as it arrived.
+    pub(crate) head: Vec<u8>,
+    /// Its body, whole.
+    pub(crate) body: Vec<u8>,
+}
+
+/// Speaks HTTP/2 on `connection` until one side is done: after an upgrade with its `first` request, or from the start.
+pub(crate) async fn run(connection: Upgraded, first: Option<First>) -> Result<(), Error> {
+    let (link, buf) = connection.into_parts();
+    let config = &link.worker.config;
+    let watch = Rc::new(Watch::new(&link));
+    let (gate, first) = match first {
+        Some(First { settings, head, body }) => {
+            (Gate::upgraded(settings), Some((Asked::Before { head }, Bytes::from(body))))
+        }
+        None => (Gate::new(), None),
+    };
+    let io = Io::new(Rc::clone(&link), Rc::clone(&watch), gate, buf.unread());
+    drop(buf);
+    let limits = &config.http2;
+    let handshake = server::Builder::new()
+        .max_concurrent_streams(limits.streams_max)
+        .initial_window_size(limits.stream_window)
+        .initial_connection_window_size(limits.connection_window)
+        .max_header_list_size(limits.head_max)
+        .max_send_buffer_size(limits.send_max)
+        .max_concurrent_reset_streams(limits.streams_max as usize)
+        .max_local_error_reset_streams(Some(RESETS_OF_OURS_MAX))
+        .data_frame_budget(TINY_FRAMES_MAX)
+        .enable_connect_protocol()
+        .handshake(io);
+    link.within(Side::Read, config.head_time);
+    let connection = match link.wait(Side::Read, true, handshake).await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(error)) => {
+            let Some(fault) = watch.fault() else { return Err(failure(error)) };
+            // Our SETTINGS have been sent, so this is a frame like any other. What the socket does not take is lost.
+            drop(link.stream.try_write(GO_AWAY));
+            return Err(Error::peer(fault));
+        }
+        Err(crate::sessions::Interrupt::Goodbye) => return Ok(()),
+        Err(crate::sessions::Interrupt::Expired) => return Err(Error::TimedOut),
+    };
+    link.deadline(Side::Read, NEVER);
+    link.within(Side::Close, limits.lifetime);
+    let mut driver = Driver {
+        date: Date::new(&link),
+        link: Rc::clone(&link),
+        watch,
+        connection,
+        first,
+        inlets: Rc::default(),
+        live: Rc::default(),
+        stage: Stage::Open,
+        waits: Waits::Nothing,
+        batch: Vec::new(),
+    };
+    let result = poll_fn(|cx| driver.poll(cx)).await;
+    for side in [Side::Read, Side::Write, Side::Close] {
+        link.deadline(side, NEVER);
+    }
+    result
+}
+
+/// Errors of the peer on streams, in a connection's life; beyond, the crate ends it (CVE-2025-8671).
+const RESETS_OF_OURS_MAX: usize = 1024;
+/// What the crate may hold of small DATA frames beside their bytes. They are taken from it after each turn, which brings
+/// about ten thousand of the smallest at most, each counted as 256 bytes.
+const TINY_FRAMES_MAX: usize = 4 << 20;
+/// GOAWAY with PROTOCOL_ERROR; no stream was looked at.
+const GO_AWAY: &[u8] = &[0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+
+struct Driver {
+    link: Rc<Link>,
+    watch: Rc<Watch>,
+    connection: server::Connection<Io, Bytes>,
+    /// What stream 1 is answered with after an upgrade.
+    first: Option<(Asked, Bytes)>,
+    /// The streams that carry a protocol of their own.
+    inlets: Rc<std::cell::RefCell<Vec<Inlet>>>,
+    /// Tasks that were started for its requests.
+    live: Rc<Cell<usize>>,
+    stage: Stage,
+    waits: Waits,
+    /// Requests that were taken and not looked at.
+    batch: Vec<Option<(Asked, server::SendResponse<Bytes>)>>,
+    date: Date,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Open,
+    /// The peer was asked to open another connection; what has begun goes on.
+    Leaving,
+    /// The peer was told of an error, and gets no more than the time to hear it.
+    Failing,
+}
+
+/// What the peer is waited for, with a deadline that begins when that does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Waits {
+    /// Nothing: what is open has limits of its own.
+    Nothing,
+    /// Any request.
+    Request,
+    /// The rest of this head.
+    Head(u64),
+    /// The end, as nothing is left to do.
+    End,
+}
+
+impl Driver {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.link.listen(Side::Read, cx.waker());
+        if let Some(result) = self.heed() {
+            return Poll::Ready(result);
+        }
+        loop {
+            let over = loop {
+                match self.connection.poll_accept(cx) {
+                    Poll::Ready(Some(Ok((request, respond)))) => {
+                        self.batch.push(Some((Asked::Here(request), respond)));
+                    }
+                    Poll::Ready(Some(Err(error))) => break Some(self.ended(error)),
+                    Poll::Ready(None) => break Some(Ok(())),
+                    Poll::Pending => break None,
+                }
+                if self.batch.len() == BATCH_MAX {
+                    break None;
+                }
+            };
+            self.inlets.borrow_mut().retain(Inlet::pump);
+            if let Some(result) = over {
+                return Poll::Ready(result);
+            }
+            if self.watch.is_flooded() && self.stage != Stage::Failing {
+                self.fail();
+                continue;
+            }
+            if self.batch.is_empty() {
+                self.set_deadlines();
+                return Poll::Pending;
+            }
+            self.answer();
+        }
+    }
+
+    /// Heeds passed deadlines and the server's drain; `Some` is the end.
+    fn heed(&mut self) -> Option<Result<(), Error>> {
+        let link = &self.link;
+        if link.is_overdue(Side::Write) {
+            return Some(Err(Error::TimedOut));
+        }
+        if link.is_overdue(Side::Close) {
+            link.deadline(Side::Close, NEVER);
+            match self.stage {
+                Stage::Open => self.leave(),
+                Stage::Leaving => return Some(Ok(())),
+                Stage::Failing => {
+                    return Some(Err(Error::peer("more than it may, of frames that lead nowhere")));
+                }
+            }
+        }
+        if self.link.is_overdue(Side::Read) {
+            self.link.deadline(Side::Read, NEVER);
+            match self.waits {
+                Waits::Head(_) => self.fail(),
+                Waits::Request => self.leave(),
+                Waits::Nothing | Waits::End => {}
+            }
+        }
+        if self.link.is_goodbye() && self.stage == Stage::Open {
+            self.leave();
+        }
+        None
+    }
+
+    /// GOAWAY, twice: the first names no last stream, so that nothing on its way is lost (RFC 9113 6.8).
+    fn leave(&mut self) {
+        self.stage = Stage::Leaving;
+        self.connection.graceful_shutdown();
+        self.set_deadlines();
+    }
+
+    fn fail(&mut self) {
+        self.stage = Stage::Failing;
+        self.connection.abrupt_shutdown(Code::ENHANCE_YOUR_CALM);
+        self.link.deadline(Side::Read, NEVER);
+        self.link.within(Side::Close, self.link.worker.config.close_time);
+    }
+
+    fn set_deadlines(&mut self) {
+        let waits = match (self.watch.head_under_way(), self.stage) {
+            (_, Stage::Failing) => return,
+            (Some(number), _) => Waits::Head(number),
+            _ if self.connection.has_streams() || self.live.get() > 0 => Waits::Nothing,
+            (None, Stage::Open) => Waits::Request,
+            (None, Stage::Leaving) => Waits::End,
+        };
+        if waits == self.waits {
+            return;
+        }
+        self.waits = waits;
+        let (link, config) = (&self.link, &self.link.worker.config);
+        match waits {
+            Waits::Nothing => link.deadline(Side::Read, NEVER),
+            Waits::Head(_) => link.within(Side::Read, config.head_time),
+            Waits::Request => link.within(Side::Read, config.keep_alive_time),
+            Waits::End => {
+                link.deadline(Side::Read, NEVER);
+                link.within(Side::Close, config.close_time);
+            }
+        }
+    }
+
+    /// How an error of the crate is to be taken.
+    fn ended(&self, error: h2::Error) -> Result<(), Error> {
+        let is_farewell = error.is_go_away() && error.is_remote() && error.reason() == Some(Code::NO_ERROR);
+        if is_farewell { Ok(()) } else { Err(failure(error)) }
+    }
+
+    /// Answers the requests that were taken, or has them answered. They stay where they are: moving them costs as much
+    /// as much of the rest.
+    fn answer(&mut self) {
+        self.waits = Waits::Nothing;
+        let mut batch = std::mem::take(&mut self.batch);
+        for place in &mut batch {
+            let Some((asked, respond)) = place else { continue };
+            let mut body = None;
+            if self.first.is_some() && respond.stream_id().as_u32() == 1 {
+                let (first, its_body) = self.first.take().expect("it is there");
+                (*asked, body) = (first, Some(its_body));
+            } else {
+                add(&self.link.worker.counters.requests, 1);
+                if !asked.has_body() {
+                    body = Some(Bytes::new());
+                }
+            }
+            match self.plan(asked, body.as_deref()) {
+                Plan::Answer(response, is_to_head) => {
+                    exchange::send(&self.link, respond, response, is_to_head, self.date.get(&self.link));
+                }
+                Plan::Wait(_) if self.live.get() >= self.link.worker.config.http2.streams_max as usize => {
+                    respond.send_reset(Code::REFUSED_STREAM);
+                }
+                Plan::Wait(todo) => {
+                    let (asked, respond) = place.take().expect("it was there");
+                    self.live.set(self.live.get() + 1);
+                    let exchange = Exchange {
+                        link: Rc::clone(&self.link),
+                        asked,
+                        body,
+                        respond,
+                        inlets: Rc::clone(&self.inlets),
+                        date: self.date.get(&self.link),
+                        _live: Live(Rc::clone(&self.live)),
+                    };
+                    monoio::spawn(exchange.run(todo));
+                }
+            }
+        }
+        batch.clear();
+        self.batch = batch; // empty, with its room
+    }
+
+    /// What is to be done about a request, as far as it can be said at once.
+    fn plan(&self, asked: &Asked, body: Option<&[u8]>) -> Plan {
+        let link = &self.link;
+        let kept = Kept::default();
+        let refuse = |rejection: Rejection, is_to_head: bool| {
+            note_rejection(link, &rejection, None);
+            Plan::Answer(rejection.to_response(false), is_to_head)
+        };
+        let request = match asked.request(link, body.unwrap_or_default(), &kept) {
+            Ok(request) => request,
+            Err(fault) => return refuse(fault.into(), asked.method() == Method::HEAD),
+        };
+        let is_to_head = request.method() == "HEAD";
+        let answer = |response| Plan::Answer(response, is_to_head);
+        if asked.protocol().is_some() {
+            return Plan::Wait(Todo::Connect);
+        }
+        if request.is_options_asterisk() {
+            return answer(Response::new(204).field("Allow", ALLOW));
+        }
+        let choice = exchange::choose(&link.worker, &request);
+        match choice {
+            Ok(Choice::Answer(response)) => answer(response),
+            Ok(Choice::Ask(Answerer::AtOnce(resource))) if body.is_some() => {
+                match catch_unwind(AssertUnwindSafe(|| resource(&request))) {
+                    Ok(response) => answer(response),
+                    Err(panic) => {
+                        report_panic(link, &*panic);
+                        answer(Rejection::from(Reason::Internal).to_response(false))
+                    }
+                }
+            }
+            Ok(Choice::Ask(answerer)) => Plan::Wait(Todo::Answer(answerer)),
+            Err(rejection) => {
+                note_rejection(link, &rejection, Some(&request));
+                answer(rejection.answer_to(&request))
+            }
+        }
+    }
+}
+
+/// Requests that are taken before they are answered: as many answers go out in one write.
+const BATCH_MAX: usize = 64;
+
+enum Plan {
+    /// The answer, and whether it is one to HEAD.
+    Answer(Response, bool),
+    /// A task of its own.
+    Wait(Todo),
+}
+
+/// What a request's task has to do.
+pub(super) enum Todo {
+    Answer(Answerer),
+    Connect,
+}
+
+/// One of the tasks of a connection.
+pub(super) struct Live(Rc<Cell<usize>>);
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        for inlet in self.inlets.borrow_mut().drain(..) {
+            inlet.lost();
+        }
+    }
+}
+
+/// The `Date` of answers, made once a second.
+struct Date {
+    value: HeaderValue,
+    second: Millis,
+}
+
+impl Date {
+    fn new(link: &Link) -> Self {
+        let value = HeaderValue::from_str(&link.worker.date()).expect("a date is ASCII");
+        Self { value, second: link.worker.now() / 1000 }
+    }
+
+    fn get(&mut self, link: &Link) -> HeaderValue {
+        if self.second != link.worker.now() / 1000 {
+            *self = Self::new(link);
+        }
+        self.value.clone()
+    }
+}
+
+/// Who is to blame for the end.
+fn failure(error: h2::Error) -> Error {
+    if error.is_io() {
+        return match error.into_io() {
+            Some(error) => error.into(),
+            None => std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into(),
+        };
+    }
+    Error::peer(error)
+}

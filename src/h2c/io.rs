@@ -1,0 +1,309 @@
+//! What the `h2` crate reads and writes: the connection, behind the gate, with an eye on what passes.
+//!
+//! The crate reads on for as long as there is something to read, and the runtime lets it. So the turns end here: who has
+//! had its share gets no more bytes until the others had theirs.
+
+use std::{
+    cell::{Cell, RefCell},
+    future::poll_fn,
+    io::{self, IoSlice},
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::{
+    flood::Allowance,
+    frames::{Frames, Kind},
+    gate::{Gate, GateFault},
+};
+use crate::{
+    registry::LocalBoxFuture,
+    sessions::{Link, NEVER, Side},
+};
+
+/// One connection, as `h2` sees it.
+pub(super) struct Io {
+    link: Rc<Link>,
+    watch: Rc<Watch>,
+    /// Until it has opened.
+    gate: Option<Gate>,
+    /// What has arrived; of it, `passed` bytes were read by the crate.
+    input: Vec<u8>,
+    passed: usize,
+    /// The last read has taken all that there was.
+    is_drained: bool,
+    readable: Option<Waiting>,
+    writable: Option<Waiting>,
+    turn: Option<LocalBoxFuture<'static, ()>>,
+}
+
+type Waiting = LocalBoxFuture<'static, io::Result<()>>;
+
+/// What has been seen to pass.
+pub(super) struct Watch {
+    frames: RefCell<Frames>,
+    resets: RefCell<Allowance>,
+    free: RefCell<Allowance>,
+    heads: Cell<u64>,
+    is_in_head: Cell<bool>,
+    is_flooded: Cell<bool>,
+    fault: Cell<Option<GateFault>>,
+}
+
+impl Watch {
+    pub(super) fn new(link: &Link) -> Self {
+        let (limits, now) = (&link.worker.config.http2, link.worker.now());
+        Self {
+            frames: RefCell::default(),
+            resets: RefCell::new(Allowance::new(limits.resets, now)),
+            free: RefCell::new(Allowance::new(limits.free_frames, now)),
+            heads: Cell::new(0),
+            is_in_head: Cell::new(false),
+            is_flooded: Cell::new(false),
+            fault: Cell::new(None),
+        }
+    }
+
+    /// The number of the head that has begun and not ended.
+    pub(super) fn head_under_way(&self) -> Option<u64> {
+        self.is_in_head.get().then(|| self.heads.get())
+    }
+
+    /// More has come of what costs the peer nothing than it may send: nothing is read any more.
+    pub(super) fn is_flooded(&self) -> bool {
+        self.is_flooded.get()
+    }
+
+    /// Why the gate has not opened.
+    pub(super) fn fault(&self) -> Option<GateFault> {
+        self.fault.get()
+    }
+
+    /// Looks at what has arrived, and says how many frames it was.
+    fn look(&self, bytes: &[u8], now: u64) -> usize {
+        let (mut count, mut heads, mut resets, mut free) = (0, 0, 0, 0);
+        let mut frames = self.frames.borrow_mut();
+        frames.walk(bytes, |kind| {
+            count += 1;
+            match kind {
+                Kind::Headers => heads += 1,
+                Kind::Reset => resets += 1,
+                Kind::Free => free += 1,
+                Kind::Bounded => {}
+            }
+        });
+        self.heads.set(self.heads.get() + heads);
+        self.is_in_head.set(frames.is_in_head());
+        let is_within = (resets == 0 || self.resets.borrow_mut().take(resets, now))
+            && (free == 0 || self.free.borrow_mut().take(free, now));
+        if !is_within {
+            self.is_flooded.set(true);
+        }
+        count
+    }
+}
+
+impl Io {
+    /// Behind `gate`, with what has arrived already.
+    pub(super) fn new(link: Rc<Link>, watch: Rc<Watch>, gate: Gate, arrived: &[u8]) -> Self {
+        Self {
+            link,
+            watch,
+            gate: Some(gate),
+            input: arrived.to_vec(),
+            passed: 0,
+            is_drained: arrived.is_empty(),
+            readable: None,
+            writable: None,
+            turn: None,
+        }
+    }
+
+    /// Lets the gate look at what has arrived; `true` when it is open.
+    fn is_open(&mut self) -> io::Result<bool> {
+        let Some(gate) = &self.gate else { return Ok(true) };
+        match gate.look(&self.input) {
+            Ok(None) => Ok(false),
+            Ok(Some((mut opening, replaced))) => {
+                let rest = &self.input[replaced..];
+                self.watch.look(rest, self.link.worker.now());
+                opening.extend_from_slice(rest);
+                self.give_back();
+                self.input = opening;
+                self.gate = None;
+                Ok(true)
+            }
+            Err(fault) => {
+                self.watch.fault.set(Some(fault));
+                Err(io::Error::new(io::ErrorKind::InvalidData, fault))
+            }
+        }
+    }
+
+    /// Reads what is there; `Ok(false)` when nothing is.
+    fn take(&mut self) -> io::Result<bool> {
+        let pool = &self.link.worker.pool;
+        if self.input.capacity() - self.input.len() < READ_MIN {
+            let mut larger = pool.take();
+            larger.extend_from_slice(&self.input);
+            self.input = larger;
+        }
+        let before = self.input.len();
+        match self.link.stream.try_read(&mut self.input) {
+            Ok(count) => {
+                let link = &self.link;
+                link.received.set(link.received.get() + count as u64);
+                let frames = match &self.gate {
+                    Some(_) => 0,
+                    None => self.watch.look(&self.input[before..], link.worker.now()),
+                };
+                link.spend(count + frames * FRAME_COST);
+                self.is_drained = self.input.len() < self.input.capacity();
+                if count == 0 {
+                    // The end; it is met again by the next read.
+                    self.is_drained = false;
+                }
+                Ok(true)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn give_back(&mut self) {
+        self.passed = 0;
+        self.link.worker.pool.give_back(std::mem::take(&mut self.input));
+    }
+
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.turn.is_none() && self.link.is_spent() {
+            let link = Rc::clone(&self.link);
+            self.turn = Some(Box::pin(async move { link.pass().await }));
+        }
+        if let Some(turn) = &mut self.turn {
+            ready!(turn.as_mut().poll(cx));
+            self.turn = None;
+        }
+        Poll::Ready(())
+    }
+}
+
+impl AsyncRead for Io {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        loop {
+            ready!(this.poll_turn(cx));
+            if this.watch.is_flooded() {
+                return Poll::Pending; // for good: the driver ends the connection
+            }
+            if this.passed < this.input.len() && this.is_open()? {
+                let count = into.remaining().min(this.input.len() - this.passed);
+                into.put_slice(&this.input[this.passed..this.passed + count]);
+                this.passed += count;
+                if this.passed == this.input.len() {
+                    this.give_back();
+                }
+                return Poll::Ready(Ok(()));
+            }
+            if let Some(readable) = &mut this.readable {
+                ready!(readable.as_mut().poll(cx))?;
+                this.readable = None;
+                this.link.has_waited();
+            } else if this.is_drained {
+                let link = Rc::clone(&this.link);
+                this.readable = Some(Box::pin(async move { link.stream.readable().await }));
+                continue;
+            }
+            this.is_drained = false;
+            let before = this.input.len();
+            match this.take() {
+                Ok(true) if this.input.len() == before => {
+                    if this.gate.is_none() {
+                        this.give_back();
+                    }
+                    return Poll::Ready(Ok(())); // the end
+                }
+                Ok(true) => {}
+                Ok(false) => {
+                    if this.gate.is_none() {
+                        this.give_back();
+                    }
+                    this.is_drained = true;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        loop {
+            if let Some(writable) = &mut this.writable {
+                ready!(writable.as_mut().poll(cx))?;
+                this.writable = None;
+                this.link.deadline(Side::Write, NEVER);
+            }
+            let link = &this.link;
+            match link.stream.try_write_vectored(slices) {
+                Ok(count) => {
+                    link.sent.set(link.sent.get() + count as u64);
+                    link.spend(count);
+                    return Poll::Ready(Ok(count));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    link.within(Side::Write, link.worker.config.write_time);
+                    let link = Rc::clone(link);
+                    this.writable = Some(Box::pin(async move { link.stream.writable().await }));
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.link.stream.shutdown_write();
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// A read into less room than this is not worth its system call.
+const READ_MIN: usize = 4096;
+/// What a frame counts for in a connection's turn, beside its bytes: the smallest take as long as these.
+const FRAME_COST: usize = 256;
+
+/// Waits for a moment at most; the timer is made only if there is something to wait for.
+pub(super) async fn within<T>(limit: std::time::Duration, operation: impl Future<Output = T>) -> Option<T> {
+    let mut operation = std::pin::pin!(operation);
+    let mut timer = None;
+    poll_fn(|cx| {
+        if let Poll::Ready(output) = operation.as_mut().poll(cx) {
+            return Poll::Ready(Some(output));
+        }
+        let timer = timer.get_or_insert_with(|| Box::pin(monoio::time::sleep(limit)));
+        timer.as_mut().poll(cx).map(|()| None)
+    })
+    .await
+}
