@@ -66,8 +66,8 @@ impl Header {
     /// How long the header of a frame with `length` bytes of payload is.
     pub const fn size(length: usize, is_masked: bool) -> usize {
         let size = match length {
-            ..126 => 2,
-            ..65_536 => 4,
+            0..126 => 2,
+            126..65_536 => 4,
             _ => 10,
         };
         if is_masked { size + 4 } else { size }

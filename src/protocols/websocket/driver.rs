@@ -87,6 +87,7 @@ impl<F> Driver<F>
 where
     F: Future<Output = Result<(), Error>>,
 {
+    #[expect(clippy::manual_async_fn, reason = "an `async fn` would have room for its arguments twice")]
     fn run(mut self, inbound: Box<Inbound>) -> impl Future<Output = Result<(), Error>> {
         async move {
             let driven = self.drive(inbound).await;
