@@ -108,6 +108,8 @@ struct Connection {
     messages: u64,
     /// When the latest of its answers is due that must not be overtaken.
     last_due: u64,
+    /// How many of its answers are still to be sent.
+    pending: u32,
     is_closing: bool,
 }
 
@@ -237,6 +239,7 @@ impl Oracle {
                 has_replied: false,
                 messages: 0,
                 last_due: 0,
+                pending: 0,
                 is_closing: false,
             };
             self.connections.insert(id, connection);
@@ -397,7 +400,7 @@ impl Oracle {
             && let Some(connection) = self.connections.get_mut(&id)
         {
             connection.last_due = connection.last_due.max(due.unwrap_or(now));
-            due = Some(connection.last_due).filter(|due| *due > now);
+            due = Some(connection.last_due).filter(|due| *due > now || connection.pending > 0);
         }
         for bytes in replies {
             self.counts.replies += 1;
@@ -466,6 +469,11 @@ impl Oracle {
     }
 
     fn push(&mut self, due: u64, what: Later) {
+        if let Later::Send { connection, is_reply: true, .. } = &what
+            && let Some(connection) = self.connections.get_mut(connection)
+        {
+            connection.pending += 1;
+        }
         self.order += 1;
         self.later.push(Reverse((due, self.order, what)));
     }
@@ -485,6 +493,9 @@ impl Oracle {
                     self.write(connection, &bytes);
                     if is_reply {
                         self.residences.push(self.now() - since);
+                        if let Some(connection) = self.connections.get_mut(&connection) {
+                            connection.pending -= 1;
+                        }
                     }
                 }
                 Later::Switch { connection, bytes } => {
