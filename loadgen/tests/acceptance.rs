@@ -123,13 +123,13 @@ fn t1_a_stall_counts_from_the_intended_time() {
     let _turn = turn();
     within_three(|| {
         let oracle = Oracle::start("stall:1s,500ms");
-        let (code, value) = run(&oracle, "ws -c 20 -r 1000 -d 4s --warmup 0s");
+        let (code, value) = run(&oracle, "ws -c 20 -r 1000 -d 3s --warmup 0s");
         let response = &value["response_ns"];
-        expect("p99", ms(&response["p99"]), 460.0, 30.0)?;
-        expect("p90", ms(&response["p90"]), 100.0, 30.0)?;
-        expect("mean", ms(&response["mean"]), 500.0 * 500.0 / 2.0 / 4000.0, 6.0)?;
-        expect("answered", value["messages"]["answered"].as_f64().unwrap(), 4000.0, 0.0)?;
-        expect("messages that came", oracle.ledger()["messages"].as_f64().unwrap(), 4000.0, 0.0)?;
+        expect("p99", ms(&response["p99"]), 470.0, 30.0)?;
+        expect("p90", ms(&response["p90"]), 200.0, 30.0)?;
+        expect("mean", ms(&response["mean"]), 500.0 * 500.0 / 2.0 / 3000.0, 6.0)?;
+        expect("answered", value["messages"]["answered"].as_f64().unwrap(), 3000.0, 0.0)?;
+        expect("messages that came", oracle.ledger()["messages"].as_f64().unwrap(), 3000.0, 0.0)?;
         answered_well(code)
     });
 }
@@ -214,7 +214,7 @@ fn t5_we_see_what_the_server_did_and_a_little_more() {
     let _turn = turn();
     within_three(|| {
         let oracle = Oracle::start("exp:2ms");
-        let (_, value) = run(&oracle, "ws -c 20 -r 500 -d 4s --warmup 0s");
+        let (_, value) = run(&oracle, "ws -c 20 -r 1000 -d 2s --warmup 0s");
         let ledger = oracle.ledger();
         for name in ["p50", "p90", "p99"] {
             let (ours, true_one) = (ms(&value["service_ns"][name]), ms(&ledger["residence_ns"][name]));
@@ -488,10 +488,12 @@ fn t23_exit_codes_are_a_contract() {
         ("--nonsense", 64),
     ] {
         let line = format!("ws -c 2 -r 200 -d 500ms --warmup 0s {flags}");
-        let output = command(&oracle, &line).output().unwrap();
-        let text = String::from_utf8_lossy(&output.stdout);
-        assert_eq!(output.status.code(), Some(expected), "{flags}: {text}");
-        assert!(!text.contains('\x1b'), "piped, so no colours");
+        within_three(|| {
+            let output = command(&oracle, &line).output().unwrap();
+            let text = String::from_utf8_lossy(&output.stdout);
+            assert!(!text.contains('\x1b'), "piped, so no colours");
+            if output.status.code() == Some(expected) { Ok(()) } else { Err(format!("{flags}: {text}")) }
+        });
     }
     let mut command = command(&oracle, "ws -c 2 -r 200 -d 1h --warmup 0s");
     let child = command.stdout(Stdio::piped()).spawn().unwrap();
