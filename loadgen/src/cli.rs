@@ -1,158 +1,565 @@
 //! What the program can be told, and what it says to whoever tells it something else.
 
 use std::{
+    fs,
     hash::{BuildHasher, RandomState},
+    net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
     time::Duration,
 };
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use clap::{Args, Parser, Subcommand, error::ErrorKind};
-use switchpoint::Driver;
+use switchpoint::{Driver, http::list, ws::opening::Opening};
 
 use crate::{
-    handshake,
-    plan::{Output, Plan, What},
-    url::Url,
+    content::Sizes,
+    flights::Verify,
+    oracle::Script,
+    pace::Pace,
+    plan::{Format, Kind, Output, Phase, Plan, Slow, WebSocket, What},
+    schedule::{Arrival, Shape},
+    target::Target,
+    threshold::Threshold,
+    units::{count, count32, rate, some_time, time},
+    verdict::USAGE,
 };
 
 /// Load for connections that have switched protocols: every reply is verified, every message accounted for.
 ///
-/// A closed loop: each connection sends its next message when a reply has come. Exit code: 0 when all is well; 1 after
-/// errors, with messages unanswered, or when nothing was measured; 2 when the arguments make no sense.
+/// With --rate messages are sent at their times, whatever the server does (open loop), and latency counts from those
+/// times. Without it each connection sends its next message when a reply has come (closed loop).
 #[derive(Debug, Parser)]
-#[command(name = "loadgen", version)]
+#[command(name = "loadgen", version, after_help = AFTER_HELP)]
 struct Cli {
     #[command(subcommand)]
-    command: Command,
+    command: Sub,
 }
 
+const AFTER_HELP: &str = "\
+Exit codes: 0 all is well; 2 a threshold is not met; 3 errors or unanswered messages; 4 the generator could not do its
+part, so the figures say nothing of the server; 64 the arguments make no sense; 130 interrupted.
+
+Examples:
+  loadgen ws ws://127.0.0.1:8080/echo -c 64 -d 10s
+  loadgen ws ws://127.0.0.1:8080/echo -c 1k -r 50k/s -d 30s --warmup 3s --threshold 'p99(response)<1ms'
+  loadgen storm ws://127.0.0.1:8080/echo -c 20k --conn-rate 5k/s
+  loadgen connect ws://127.0.0.1:8080/echo -c 10k --hold 1m";
+
 #[derive(Debug, Subcommand)]
-enum Command {
+enum Sub {
     /// WebSocket messages to a server that sends each one back.
     Ws {
         #[command(flatten)]
-        common: Common,
-        /// Text messages instead of binary ones.
-        #[arg(long)]
-        text: bool,
+        common: CommonArgs,
+        #[command(flatten)]
+        load: LoadArgs,
+        #[command(flatten)]
+        websocket: WsArgs,
     },
     /// Bytes over a raw `Upgrade: echo`.
     Echo {
         #[command(flatten)]
-        common: Common,
+        common: CommonArgs,
+        #[command(flatten)]
+        load: LoadArgs,
+    },
+    /// A storm of WebSocket connections: each is opened at its time, says one message, and goes.
+    Storm {
+        #[command(flatten)]
+        common: CommonArgs,
+        #[command(flatten)]
+        websocket: WsArgs,
+        /// How long each connection stays after its message.
+        #[arg(long, value_name = "TIME", default_value = "0s", value_parser = time)]
+        hold: Duration,
+    },
+    /// Idle WebSocket connections: opened, held, closed.
+    Connect {
+        #[command(flatten)]
+        common: CommonArgs,
+        #[command(flatten)]
+        websocket: WsArgs,
+        /// How long each connection stays.
+        #[arg(long, short = 'd', value_name = "TIME", default_value = "10s", value_parser = time)]
+        hold: Duration,
+    },
+    /// WebSocket messages that a server passes on to all its connections: who hears them, and when.
+    Fanout {
+        #[command(flatten)]
+        common: CommonArgs,
+        #[command(flatten)]
+        websocket: WsArgs,
+        /// How many connections send.
+        #[arg(long, value_name = "N", default_value = "1", value_parser = count32)]
+        senders: u32,
+        /// How many connections listen; otherwise what -c leaves.
+        #[arg(long, value_name = "N", value_parser = count32)]
+        receivers: Option<u32>,
+        /// Messages a second, of all senders together.
+        #[arg(short, long, value_name = "N", default_value = "10", value_parser = rate)]
+        rate: f64,
+        /// How long to send.
+        #[arg(short, long, value_name = "TIME", default_value = "10s", value_parser = some_time)]
+        duration: Duration,
+    },
+    /// Says which of two results is faster, and whether that is more than noise.
+    Compare {
+        /// Results that --json FILE has written.
+        #[arg(required = true, num_args = 2)]
+        results: Vec<PathBuf>,
+        /// A change below this part of the value is none, in percent.
+        #[arg(long, value_name = "PERCENT", default_value_t = 2.0)]
+        practical: f64,
+    },
+    /// Adds up the histograms of several logs (--hlog), count by count.
+    Merge {
+        #[arg(required = true)]
+        logs: Vec<PathBuf>,
+        /// Where the sum goes.
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
+    },
+    /// A server that misbehaves as it is told, and keeps a ledger: to test load generators with.
+    Oracle {
+        /// Where to listen.
+        #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
+        listen: std::net::SocketAddr,
+        /// What it does, such as `echo`, `stall:2s,500ms`, `dead:1s`, `fixed:5ms`, `dd1:100us`, `drop:1000`; several with `+`.
+        #[arg(long, value_name = "SCRIPT", default_value = "echo", value_parser = str::parse::<Script>)]
+        mode: Script,
     },
 }
 
+/// What all commands need that load a server.
 #[derive(Args, Debug)]
-struct Common {
+struct CommonArgs {
     /// Where to, such as `ws://127.0.0.1:8080/echo`; `http://` means the same.
-    url: Url,
-    /// How many connections, all open at once.
-    #[arg(short, long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
+    url: Target,
+    /// How many connections.
+    #[arg(short, long, value_name = "N", default_value = "50", value_parser = count32)]
     connections: u32,
+    /// How many connections are opened a second; 64 at a time on each thread, otherwise.
+    #[arg(long, value_name = "N", value_parser = rate)]
+    conn_rate: Option<f64>,
+    /// How long a message is: `64`, `16KiB`, `uniform:1..4KiB` or `exp:512`.
+    #[arg(short, long, value_name = "SIZE", default_value = "64")]
+    size: Sizes,
+    /// How many threads, each pinned to a core, from the last core downwards.
+    #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    threads: u32,
+    /// The cores of the threads, such as `2-5`.
+    #[arg(long, value_name = "FIRST-LAST", value_parser = cores)]
+    pin: Option<(usize, usize)>,
+    /// How long a connection and its handshake may take.
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = some_time)]
+    connect_timeout: Duration,
+    /// How long replies are waited for once nothing is sent any more; 1 to 5 s, by how slow the server was.
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    grace: Option<Duration>,
+    /// How replies are looked at: `full` (every byte), `len` (length and sequence) or `off`.
+    #[arg(long, value_name = "HOW", default_value = "full", value_parser = verify)]
+    verify: Verify,
+    /// How the time until the next message is spent: `auto`, `spin`, `hybrid` or `sleep`.
+    #[arg(long, value_name = "PACE", default_value = "auto", value_parser = str::parse::<Pace>)]
+    pace: Pace,
+    /// What lies between intended times: `fixed`, `poisson` or `burst:N`.
+    #[arg(long, value_name = "ARRIVAL", default_value = "fixed")]
+    arrival: Arrival,
+    /// Another field of the handshake, such as 'Origin: http://localhost'; may be repeated.
+    #[arg(short = 'H', long = "header", value_name = "NAME: VALUE", value_parser = field)]
+    headers: Vec<(String, String)>,
+    /// `USER:PASSWORD` for Basic, or `bearer:FILE` with a token in the file.
+    #[arg(short = 'A', long, value_name = "WHO")]
+    auth: Option<String>,
+    /// Where connections come from: an address, or a range such as `127.0.0.0/24`. Beyond 28 000 connections to one
+    /// server, one address has no ports left.
+    #[arg(long, value_name = "CIDR", value_parser = sources)]
+    source: Option<Sources>,
+    /// What waits for the kernel: `auto` (io_uring where it is allowed, else epoll), `uring` or `epoll`.
+    #[arg(long, value_name = "DRIVER", default_value = "auto", value_parser = str::parse::<Driver>)]
+    driver: Driver,
+    /// The process id of a server on this machine: its CPU time for each message, and its memory.
+    #[arg(long, value_name = "PID")]
+    server_pid: Option<u32>,
+    /// What the content and the schedule are made from; random unless given.
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// What has to be so, such as 'p99(response)<1ms', 'errors==0' or 'rate>=50k'; may be repeated. Exit code 2 if not.
+    #[arg(long, value_name = "CONDITION")]
+    threshold: Vec<Threshold>,
+    /// How many errors and unanswered messages are forgiven.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    max_errors: u64,
+    /// What is printed.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Format,
+    /// The result as JSON: printed, or written to FILE.
+    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "-")]
+    json: Option<PathBuf>,
+    /// The verdict only.
+    #[arg(long)]
+    quiet: bool,
+    /// Writes a line for each histogram.
+    #[arg(long, value_name = "FILE")]
+    csv: Option<PathBuf>,
+    /// Writes all histograms as an HdrHistogram log.
+    #[arg(long, value_name = "FILE")]
+    hlog: Option<PathBuf>,
+    /// Writes a percentile distribution for each histogram.
+    #[arg(long, value_name = "FOLDER")]
+    hgrm: Option<PathBuf>,
+    /// Writes a page with curves and a heat map.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Shows no progress, even on a terminal.
+    #[arg(long)]
+    no_progress: bool,
+    /// A name for the results, such as `commit=abc`; may be repeated.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = label)]
+    label: Vec<(String, String)>,
+}
+
+/// How messages are sent over connections that stay.
+#[derive(Args, Debug)]
+struct LoadArgs {
+    /// Messages a second, of all connections together; 0 for the closed loop.
+    #[arg(short, long, value_name = "N", short_aliases = ['R', 'q'], alias = "qps", value_parser = rate)]
+    rate: Option<f64>,
+    /// How the rate changes: `const`, `ramp:1k..10k`, `steps:1k,2k,4k@10s` or `spike:20k@2s`.
+    #[arg(long, value_name = "SHAPE")]
+    profile: Option<Shape>,
     /// How long to measure, such as `30s` or `2m`; 10 s unless -n is given.
     #[arg(short, long, value_name = "TIME", value_parser = some_time)]
     duration: Option<Duration>,
     /// Stop after so many messages instead; with -d, whichever comes first.
-    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(short = 'n', long = "messages", value_name = "N", alias = "requests", value_parser = count)]
     requests: Option<u64>,
-    /// How long a message is, such as `64` or `16KiB`.
-    #[arg(short, long, value_name = "SIZE", default_value = "64", value_parser = size)]
-    size: usize,
-    /// How many messages each connection has in flight.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
-    depth: u32,
-    /// How many threads, each pinned to a core, from the last core downwards.
-    #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
-    threads: u32,
+    /// How many messages each connection has in flight: in a closed loop always (1), with a rate at most (65536).
+    #[arg(short = 'p', long = "pipeline", value_name = "N", alias = "depth", value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    depth: Option<u32>,
     /// How long to run before the measurement begins; 500 ms, or 0 s with -n.
     #[arg(long, value_name = "TIME", value_parser = time)]
     warmup: Option<Duration>,
-    /// How long a connection and its handshake may take; with -n also how long no reply at all may come.
-    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = some_time)]
-    timeout: Duration,
-    /// Another field of the handshake, such as 'Origin: http://localhost'; may be repeated. Replaces ours of that name.
-    #[arg(short = 'H', long = "header", value_name = "NAME: VALUE", value_parser = handshake::field)]
-    headers: Vec<(String, String)>,
-    /// What waits for the kernel: `auto` (io_uring where it is allowed, else epoll), `uring` or `epoll`.
-    #[arg(long, value_name = "DRIVER", default_value = "auto", value_parser = str::parse::<Driver>)]
-    driver: Driver,
-    /// The process id of a server on this machine: its CPU time for each message is read as well. With -t 1, and not with -n.
-    #[arg(long, value_name = "PID", conflicts_with = "requests")]
-    server_pid: Option<u32>,
-    /// What the messages' content is made from; random unless given.
-    #[arg(long, value_name = "N")]
-    seed: Option<u64>,
-    /// One JSON object instead of the text.
-    #[arg(long, conflicts_with = "quiet")]
-    json: bool,
-    /// The verdict only.
+    /// How long a reply may take, from the message's intended time; without it, as long as the run.
+    #[arg(long, value_name = "TIME", value_parser = some_time)]
+    timeout: Option<Duration>,
+    /// What to do when the server ends a connection: `never` or `immediate`(ly open it again).
+    #[arg(long, value_name = "WHEN", default_value = "never", value_parser = ["never", "immediate"])]
+    reconnect: String,
+    /// Connections that read slowly, such as `5%:1KB/s`; they have figures of their own.
+    #[arg(long, value_name = "PART:SPEED", value_parser = slow)]
+    slow_readers: Option<Slow>,
+}
+
+/// How WebSocket is spoken.
+#[derive(Args, Debug)]
+struct WsArgs {
+    /// Text messages instead of binary ones.
+    #[arg(long, conflicts_with = "binary")]
+    text: bool,
+    /// Binary messages, which is the default.
     #[arg(long)]
-    quiet: bool,
+    binary: bool,
+    /// A subprotocol to offer; may be repeated.
+    #[arg(long, value_name = "NAME")]
+    subprotocol: Vec<String>,
+    /// Offers permessage-deflate.
+    #[arg(long)]
+    deflate: bool,
+    /// The longest frame; longer messages are sent in several.
+    #[arg(long, value_name = "SIZE", value_parser = crate::units::size)]
+    fragment: Option<usize>,
+    /// Masking keys: `random`, or `zero`, which spares the server the unmasking.
+    #[arg(long, value_name = "HOW", default_value = "random", value_parser = ["random", "zero"])]
+    mask: String,
+    /// How often each connection sends a ping.
+    #[arg(long, value_name = "TIME", value_parser = some_time)]
+    ping: Option<Duration>,
 }
 
-fn time(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|error| format!("{error}; a time is such as 500ms, 10s or 2m"))
-}
-
-fn some_time(text: &str) -> Result<Duration, String> {
-    let time = time(text)?;
-    if time.is_zero() { Err("no time is not enough".into()) } else { Ok(time) }
-}
-
-fn size(text: &str) -> Result<usize, String> {
-    let size = parse_size::parse_size(text)
-        .map_err(|error| format!("{error}; a size is a number such as 64, 16KiB or 1MiB"))?;
-    if size > SIZE_MAX {
-        return Err("messages of more than 1 GiB are not supported".into());
+impl WsArgs {
+    fn what(self) -> What {
+        What::WebSocket(WebSocket {
+            is_text: self.text,
+            subprotocols: self.subprotocol,
+            deflate: self.deflate,
+            fragment: self.fragment.filter(|fragment| *fragment > 0),
+            has_zero_mask: self.mask == "zero",
+            ping: self.ping,
+        })
     }
-    Ok(size as usize)
 }
 
-const SIZE_MAX: u64 = 1 << 30;
-
-/// What the command line asks for. Does not return if that makes no sense.
-pub(crate) fn plan() -> Plan {
-    to_plan(Cli::parse()).unwrap_or_else(|error| error.exit())
+fn verify(text: &str) -> Result<Verify, String> {
+    match text {
+        "full" => Ok(Verify::Full),
+        "len" => Ok(Verify::Length),
+        "off" => Ok(Verify::Off),
+        _ => Err("replies are looked at in full, by their length (`len`), or not (`off`)".into()),
+    }
 }
 
-fn to_plan(cli: Cli) -> Result<Plan, clap::Error> {
-    let (what, common) = match cli.command {
-        Command::Ws { common, text } => (What::WebSocket { text }, common),
-        Command::Echo { common } => (What::Echo, common),
+fn cores(text: &str) -> Result<(usize, usize), String> {
+    let hint = "cores are such as 2 or 2-5";
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let (first, last): (usize, usize) = (first.parse().map_err(|_| hint)?, last.parse().map_err(|_| hint)?);
+    if first <= last { Ok((first, last - first + 1)) } else { Err(hint.into()) }
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("a label is such as commit=abc")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+fn slow(text: &str) -> Result<Slow, String> {
+    let hint = "slow readers are such as 5%:1KB/s";
+    let (part, speed) = text.split_once(':').ok_or(hint)?;
+    let part: f64 = part.strip_suffix('%').and_then(|part| part.parse().ok()).ok_or(hint)?;
+    let bytes_a_second = crate::units::size(speed.strip_suffix("/s").unwrap_or(speed))?;
+    if (0.0..=100.0).contains(&part) && bytes_a_second > 0 {
+        Ok(Slow { part: part / 100.0, bytes_a_second })
+    } else {
+        Err(hint.into())
+    }
+}
+
+/// Reads a field from the command line.
+fn field(text: &str) -> Result<(String, String), String> {
+    let hint = "a field is written as 'Name: value'";
+    let (name, value) = text.split_once(':').ok_or(hint)?;
+    let value = value.trim();
+    if !list::is_token(name) {
+        return Err(format!("{hint}, the name without spaces"));
+    }
+    // Said now, and not by each connection.
+    Opening::new([0; 16]).field(name, value).map_err(|unfit| unfit.to_string())?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+fn auth(text: &str) -> Result<(String, String), String> {
+    let value = match text.strip_prefix("bearer:") {
+        Some(file) => {
+            let token = fs::read_to_string(file).map_err(|error| format!("--auth bearer:{file}: {error}"))?;
+            format!("Bearer {}", token.trim())
+        }
+        None if text.contains(':') => format!("Basic {}", STANDARD.encode(text)),
+        None => return Err("--auth is USER:PASSWORD or bearer:FILE".into()),
     };
-    if what == What::Echo && common.size == 0 {
-        let message = "an echo of no bytes never comes: --size has to be at least 1 for `echo`\n";
-        return Err(clap::Error::raw(ErrorKind::ValueValidation, message));
+    Ok(("Authorization".into(), value))
+}
+
+/// The addresses of a range: of an IPv4 one as many as it has, without the first and the last, and at most 65 534.
+fn sources(text: &str) -> Result<Vec<IpAddr>, String> {
+    let hint = "a source is such as 127.0.0.1, ::1 or 127.0.0.0/24";
+    let Some((base, bits)) = text.split_once('/') else {
+        return Ok(vec![text.parse().map_err(|_| hint)?]);
+    };
+    let base: Ipv4Addr = base.parse().map_err(|_| hint)?;
+    let bits: u32 = bits.parse().ok().filter(|bits| (8..=32).contains(bits)).ok_or(hint)?;
+    let size = 1_u64 << (32 - bits);
+    let first = u64::from(u32::from(base)) & !(size - 1);
+    let range = if size > 2 { 1..size - 1 } else { 0..size };
+    let address = |at: u64| IpAddr::V4(Ipv4Addr::from((first + at) as u32));
+    Ok(range.take(SOURCES_MAX).map(address).collect())
+}
+
+const SOURCES_MAX: usize = 65_534;
+
+/// One argument, and not one that repeats.
+type Sources = Vec<IpAddr>;
+
+/// What is to be done.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Run(Box<Plan>),
+    Compare { results: Vec<PathBuf>, practical: f64 },
+    Merge { logs: Vec<PathBuf>, output: PathBuf },
+    Oracle { listen: std::net::SocketAddr, script: Box<Script> },
+}
+
+/// What the command line asks for; if that makes no sense, it has been said, and this is the exit code.
+pub(crate) fn command() -> Result<Command, u8> {
+    Cli::try_parse().and_then(to_command).map_err(|error| {
+        let _ = error.print();
+        if error.use_stderr() { USAGE } else { 0 }
+    })
+}
+
+fn to_command(cli: Cli) -> Result<Command, clap::Error> {
+    let invalid = |message: String| clap::Error::raw(ErrorKind::ValueValidation, message + "\n");
+    let plan = match cli.command {
+        Sub::Ws { common, load, websocket } => to_load(common, load, websocket.what()).map_err(invalid)?,
+        Sub::Echo { common, load } => {
+            if common.size.min() == 0 {
+                return Err(invalid(
+                    "an echo of no bytes never comes: --size has to be at least 1 for `echo`".into(),
+                ));
+            }
+            to_load(common, load, What::Echo).map_err(invalid)?
+        }
+        Sub::Storm { common, websocket, hold } => {
+            let kind = Kind::Storm { hold, says: true };
+            to_plan(common, kind, websocket.what(), vec![closed("storm")]).map_err(invalid)?
+        }
+        Sub::Connect { common, websocket, hold } => {
+            let kind = Kind::Storm { hold, says: false };
+            to_plan(common, kind, websocket.what(), vec![closed("connect")]).map_err(invalid)?
+        }
+        Sub::Fanout { mut common, websocket, senders, receivers, rate, duration } => {
+            if let Some(receivers) = receivers {
+                common.connections = senders.saturating_add(receivers);
+            }
+            if common.connections <= senders {
+                return Err(invalid("nobody listens: --receivers has to be at least 1".into()));
+            }
+            if rate <= 0.0 {
+                return Err(invalid("a fan-out has a rate above 0".into()));
+            }
+            let per_thread = common.connections / common.threads.min(common.connections);
+            if senders > per_thread {
+                return Err(invalid(format!(
+                    "the senders share a thread: at most {per_thread} with -t {}",
+                    common.threads
+                )));
+            }
+            let stamp = if websocket.text { 24 } else { 12 };
+            if common.size.min() < stamp {
+                return Err(invalid(format!(
+                    "receivers know a message by its first {stamp} bytes: --size has to be at least {stamp}"
+                )));
+            }
+            let profile = Shape::Constant.profile(rate, duration);
+            let phase = Phase { time: Some(duration), profile: Some(profile), ..closed("run") };
+            to_plan(common, Kind::Fanout { senders }, websocket.what(), vec![phase]).map_err(invalid)?
+        }
+        Sub::Compare { results, practical } => return Ok(Command::Compare { results, practical }),
+        Sub::Merge { logs, output } => return Ok(Command::Merge { logs, output }),
+        Sub::Oracle { listen, mode } => return Ok(Command::Oracle { listen, script: Box::new(mode) }),
+    };
+    Ok(Command::Run(Box::new(plan)))
+}
+
+fn closed(name: &str) -> Phase {
+    Phase { name: name.into(), time: None, profile: None, is_measured: true, is_storm: false }
+}
+
+fn to_load(common: CommonArgs, load: LoadArgs, what: What) -> Result<Plan, String> {
+    let rate = load.rate.filter(|rate| *rate > 0.0);
+    let is_open = rate.is_some() || load.profile.is_some();
+    let shape = load.profile.unwrap_or(Shape::Constant);
+    if rate.is_none() && matches!(shape, Shape::Spike(..))
+        || is_open && rate.is_none() && shape == Shape::Constant
+    {
+        return Err("this profile needs the rate that it departs from: add --rate".into());
     }
-    if common.server_pid.is_some() && common.threads > 1 {
-        let message =
-            "replies are counted beside the server's CPU time by one thread: --server-pid goes with -t 1\n";
-        return Err(clap::Error::raw(ErrorKind::ArgumentConflict, message));
+    let is_counted = load.requests.is_some();
+    // With a rate the number of messages says how long it takes.
+    let needed = rate.zip(load.requests).map(|(rate, requests)| {
+        let seconds = requests as f64 / rate;
+        Duration::from_secs_f64(seconds.min(1e9)) + Duration::from_nanos(1)
+    });
+    let default = shape.time().or(needed).or_else(|| (!is_counted).then_some(DURATION));
+    let time = load.duration.or(default);
+    if let (Some(time), Some(of_shape)) = (time, shape.time())
+        && of_shape > time
+    {
+        return Err(format!(
+            "the steps take {}, which is longer than -d",
+            humantime::format_duration(of_shape)
+        ));
     }
-    let is_counted = common.requests.is_some();
-    let time =
-        |given: Option<Duration>, default: Duration| given.or_else(|| (!is_counted).then_some(default));
+    let warmup = load.warmup.unwrap_or(if is_counted { Duration::ZERO } else { WARMUP });
+    let mut phases = Vec::new();
+    if !warmup.is_zero() {
+        // At the rate that the measurement begins with.
+        let rate = match &shape {
+            Shape::Ramp(begin, _) => Some(*begin),
+            Shape::Steps(rates, _) => rates.first().copied(),
+            _ => rate,
+        };
+        phases.push(Phase {
+            name: "warm-up".into(),
+            time: Some(warmup),
+            profile: rate.map(|rate| Shape::Constant.profile(rate, warmup)),
+            is_measured: false,
+            is_storm: false,
+        });
+    }
+    let profile = match time {
+        Some(time) if is_open => Some(shape.profile(rate.unwrap_or(0.0), time)),
+        None if is_open => return Err("a rate needs a time: add -d, or -n".into()),
+        _ => None,
+    };
+    phases.push(Phase { name: "run".into(), time, profile, is_measured: true, is_storm: false });
+    let mut plan = to_plan(common, Kind::Load, what, phases)?;
+    plan.requests = load.requests;
+    plan.depth = load.depth.unwrap_or(if is_open { DEPTH_MAX } else { 1 }) as usize;
+    plan.timeout = load.timeout;
+    plan.reconnects = load.reconnect == "immediate";
+    plan.slow = load.slow_readers;
+    Ok(plan)
+}
+
+const DURATION: Duration = Duration::from_secs(10);
+const WARMUP: Duration = Duration::from_millis(500);
+const DEPTH_MAX: u32 = 65_536;
+
+fn to_plan(common: CommonArgs, kind: Kind, what: What, phases: Vec<Phase>) -> Result<Plan, String> {
+    let mut headers = common.headers;
+    if let Some(who) = &common.auth {
+        headers.push(auth(who)?);
+    }
+    if let What::WebSocket(how) = &what {
+        let mut opening = Opening::new([0; 16]);
+        for name in &how.subprotocols {
+            opening.subprotocol(name).map_err(|unfit| format!("--subprotocol {name}: {unfit}"))?;
+        }
+    }
+    let is_printed = |path: &PathBuf| path.as_os_str() == "-";
+    let format = match (&common.json, common.quiet) {
+        (Some(path), _) if is_printed(path) => Format::Json,
+        (_, true) => Format::Quiet,
+        _ => common.output,
+    };
     Ok(Plan {
+        kind,
         what,
-        url: common.url,
+        target: common.url,
         connections: common.connections,
-        duration: time(common.duration, Duration::from_secs(10)),
-        requests: common.requests,
-        size: common.size,
-        depth: common.depth as usize,
+        connection_rate: common.conn_rate.filter(|rate| *rate > 0.0),
+        phases,
+        arrival: common.arrival,
+        requests: None,
+        sizes: common.size,
+        depth: 1,
         // More threads than connections would only look on.
         threads: common.threads.min(common.connections),
-        warmup: time(common.warmup, Duration::from_millis(500)).unwrap_or_default(),
-        timeout: common.timeout,
-        headers: common.headers,
+        cores: common.pin,
+        timeout: None,
+        connect_timeout: common.connect_timeout,
+        grace: common.grace,
+        verify: common.verify,
+        pace: common.pace,
+        headers,
         driver: common.driver,
+        sources: common.source.unwrap_or_default(),
+        slow: None,
+        reconnects: false,
         server_pid: common.server_pid,
         seed: common.seed.unwrap_or_else(|| RandomState::new().hash_one(0) >> 32),
-        output: match (common.json, common.quiet) {
-            (true, _) => Output::Json,
-            (_, true) => Output::Quiet,
-            _ => Output::Text,
+        thresholds: common.threshold,
+        errors_max: common.max_errors,
+        output: Output {
+            format,
+            json: common.json.filter(|path| !is_printed(path)),
+            csv: common.csv,
+            hlog: common.hlog,
+            hgrm: common.hgrm,
+            html: common.html,
+            progress: common.no_progress.then_some(false),
         },
+        labels: common.label,
     })
 }
 
@@ -163,7 +570,10 @@ mod tests {
     use super::*;
 
     fn parse(line: &str) -> Result<Plan, clap::Error> {
-        Cli::try_parse_from(line.split(' ')).and_then(to_plan)
+        match Cli::try_parse_from(line.split(' ')).and_then(to_command)? {
+            Command::Run(plan) => Ok(*plan),
+            _ => panic!("{line} is no run"),
+        }
     }
 
     #[test]
@@ -174,39 +584,66 @@ mod tests {
     #[test]
     fn without_flags_it_measures_ten_seconds() {
         let plan = parse("loadgen ws ws://h/").unwrap();
-        assert_eq!((plan.connections, plan.depth, plan.size, plan.threads), (50, 1, 64, 1));
-        assert_eq!(plan.duration, Some(Duration::from_secs(10)));
-        assert_eq!(plan.warmup, Duration::from_millis(500));
-        assert_eq!(plan.what, What::WebSocket { text: false });
+        assert_eq!((plan.connections, plan.depth, plan.sizes, plan.threads), (50, 1, Sizes::Fixed(64), 1));
+        let phases: Vec<_> =
+            plan.phases.iter().map(|phase| (phase.time.unwrap(), phase.is_measured)).collect();
+        assert_eq!(phases, [(WARMUP, false), (DURATION, true)]);
+        assert_eq!(plan.what, What::WebSocket(WebSocket::default()));
+        assert!(!plan.is_open());
     }
 
     #[test]
     fn a_number_of_messages_has_no_duration_and_no_warmup_unless_asked() {
-        let plan = parse("loadgen echo http://h/ -n 1000").unwrap();
-        assert_eq!((plan.requests, plan.duration, plan.warmup), (Some(1000), None, Duration::ZERO));
-        let plan = parse("loadgen echo http://h/ -n 1000 -d 3s --warmup 1s").unwrap();
-        assert_eq!((plan.duration, plan.warmup), (Some(Duration::from_secs(3)), Duration::from_secs(1)));
+        let plan = parse("loadgen echo http://h/ -n 100").unwrap();
+        assert_eq!((plan.phases.len(), plan.phases[0].time, plan.requests), (1, None, Some(100)));
+        let plan = parse("loadgen echo http://h/ -n 100 -d 1s --warmup 100ms").unwrap();
+        assert_eq!((plan.phases.len(), plan.phases[1].time), (2, Some(Duration::from_secs(1))));
+        let plan = parse("loadgen echo http://h/ -n 100 -r 50").unwrap();
+        assert_eq!(plan.phases[0].time.unwrap().as_secs(), 2);
     }
 
     #[test]
-    fn what_makes_no_sense_is_refused_with_a_hint() {
+    fn a_rate_has_the_names_that_other_tools_have_for_it() {
+        for flag in ["-r", "-R", "-q", "--rate", "--qps"] {
+            let plan = parse(&format!("loadgen ws ws://h/ {flag} 2k/s")).unwrap();
+            assert!(plan.is_open() && plan.depth == 65_536, "{flag}");
+        }
+        assert!(!parse("loadgen ws ws://h/ -r 0").unwrap().is_open());
+        assert_eq!(parse("loadgen ws ws://h/ --depth 16 --requests 5").unwrap().depth, 16);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_said() {
         for (line, hint) in [
-            ("loadgen ws wss://h/", "TLS"),
-            ("loadgen ws h:80", "ws://h:80"),
-            ("loadgen ws ws://h/ -c 0", "1.."),
-            ("loadgen ws ws://h/ -d ever", "10s"),
-            ("loadgen ws ws://h/ -d 0s", "no time"),
-            ("loadgen ws ws://h/ -s much", "16KiB"),
-            ("loadgen echo ws://h/ -s 0", "at least 1"),
-            ("loadgen echo ws://h/ --text", "--text"),
-            ("loadgen ws ws://h/ -H nonsense", "Name: value"),
-            ("loadgen ws ws://h/ --driver kqueue", "epoll"),
-            ("loadgen ws ws://h/ --json --quiet", "--quiet"),
-            ("loadgen ws ws://h/ --server-pid 1 -n 9", "--server-pid"),
-            ("loadgen ws ws://h/ --server-pid 1 -t 2", "-t 1"),
+            ("echo http://h/ -s 0", "at least 1"),
+            ("ws ws://h/ -H Upgrade:x", "belongs to the handshake"),
+            ("ws ws://h/ -H nonsense", "Name: value"),
+            ("ws ws://h/ --profile spike:5k@1s", "--rate"),
+            ("ws ws://h/ --profile steps:1,2@10s -d 5s", "longer than -d"),
+            ("fanout ws://h/ --receivers 5 -s 3", "at least 12"),
+            ("ws ws://h/ -A me", "USER:PASSWORD"),
+            ("ws ws://h/ --threshold p99(x)<1ms", "response"),
+            ("ws ws://h/ --slow-readers 5", "5%:1KB/s"),
+            ("ws ws://h/ --source 127.0.0.0/2", "127.0.0.0/24"),
+            ("ws ws://h/ --subprotocol a,b", "token"),
         ] {
-            let error = parse(line).unwrap_err().to_string();
+            let error = parse(&format!("loadgen {line}")).unwrap_err().to_string();
             assert!(error.contains(hint), "{line}: {error}");
         }
+    }
+
+    #[test]
+    fn many_sources_are_written_as_one_range() {
+        let plan = parse("loadgen ws ws://h/ --source 127.0.0.0/24").unwrap();
+        assert_eq!(plan.sources.len(), 254);
+        assert_eq!(plan.sources[0], "127.0.0.1".parse::<IpAddr>().unwrap());
+        assert_eq!(parse("loadgen ws ws://h/ --source 127.0.0.0/8").unwrap().sources.len(), SOURCES_MAX);
+        assert_eq!(parse("loadgen ws ws://h/ --source ::1").unwrap().sources.len(), 1);
+    }
+
+    #[test]
+    fn who_asks_is_encoded() {
+        let plan = parse("loadgen ws ws://h/ -A user:secret").unwrap();
+        assert_eq!(plan.headers, [("Authorization".to_owned(), "Basic dXNlcjpzZWNyZXQ=".to_owned())]);
     }
 }

@@ -1,72 +1,103 @@
 //! One connection: connect → handshake → messages → goodbye.
+//!
+//! Its task waits for replies. Messages are sent from there in a closed loop, and by the pacer in an open one.
 
 use std::{
+    cell::{Cell, RefCell},
     collections::VecDeque,
     future::poll_fn,
     io,
+    net::IpAddr,
     pin::pin,
     rc::Rc,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
 };
 
-use switchpoint::ws::Code;
+use switchpoint::ws::{Code, opening::Answer};
 
 use crate::{
-    content::Random,
+    content::{Content, Random},
     fault::Fault,
-    handshake::{self, Answer, Broken},
-    record::Nanos,
-    scenario::Scenario,
+    flights::{Flights, Reply, Verify},
+    plan::COHORTS,
+    record::Record,
+    scenario::{Scenario, Sink},
     socket::Socket,
-    worker::{Schedule, Worker},
+    units::Nanos,
+    worker::{Draw, Worker},
 };
 
 /// A connection that has switched.
 pub(crate) struct Opened<S> {
+    pub(crate) number: u32,
     pub(crate) socket: Rc<Socket>,
-    scenario: S,
+    pub(crate) scenario: S,
     /// The buffer of its reads, with what came behind the 101.
-    buffer: Vec<u8>,
+    pub(crate) buffer: Vec<u8>,
 }
 
 /// Connects, asks for the switch, and verifies the answer. Whoever drops this gives the connection up.
-pub(crate) async fn open<S: Scenario>(worker: Rc<Worker>, number: u32) -> Result<Opened<S>, Fault> {
+///
+/// `intended` is when that was to begin, if there was a plan for it.
+pub(crate) async fn open<S: Scenario>(
+    worker: Rc<Worker<S>>,
+    number: u32,
+    intended: Option<Nanos>,
+) -> Result<Opened<S>, Fault> {
     let plan = &*worker.plan;
-    let random = Random::new(plan.seed ^ (u64::from(number) + 1) << 32);
-    let scenario = S::new(plan, &worker.content, number, random);
-    let socket = Socket::connect(worker.address).await.map_err(Fault::Connect)?;
-    let request = handshake::request(&plan.url, S::TOKEN, &scenario.fields(), &plan.headers);
-    write_all(&socket, &request).await.map_err(Fault::Lost)?;
+    let begun = worker.now();
+    let mut random = Random::new(plan.seed ^ (u64::from(number) + 1) << 32);
+    let mut opening = S::opening(plan, &mut random).map_err(|unfit| Fault::Own(io::Error::other(unfit)))?;
+    for (name, value) in &plan.headers {
+        opening.field(name, value).map_err(|unfit| Fault::Own(io::Error::other(unfit)))?;
+    }
+    let source = source(&plan.sources, number);
+    let slow = plan.is_slow(number).then_some(SLOW_BUFFER);
+    let socket = Socket::connect(worker.address, source, slow).await.map_err(Fault::Connect)?;
+    let connected = worker.now();
+    if let Some(intended) = intended {
+        worker.record.borrow_mut().opening.lag.saturating_record(begun.saturating_sub(intended));
+    }
+    worker.record.borrow_mut().opening.tcp.saturating_record(connected - begun);
+    write_all(&socket, &opening.request(&plan.target.url)).await.map_err(Fault::Lost)?;
 
-    let mut buffer = Vec::with_capacity(buffer_size(scenario.reply_max(), plan.depth));
-    let answer = loop {
-        match Answer::parse(&buffer)? {
+    let mut buffer = Vec::with_capacity(HEAD_BUFFER);
+    let switched = loop {
+        match opening.read(&buffer)? {
             Some((answer, size)) => {
                 buffer.drain(..size);
-                if !answer.is_interim() {
-                    break answer;
+                match answer {
+                    Answer::Interim => {}
+                    Answer::Switched(switched) => break switched,
+                    Answer::Refused(mut refusal) => {
+                        while !refusal.has_whole_body(&buffer)
+                            && read_more(&socket, &mut buffer).await.unwrap_or(false)
+                        {
+                        }
+                        refusal.read_body(&buffer);
+                        return Err(Fault::Refused(refusal));
+                    }
                 }
             }
-            None if !read_more(&socket, &mut buffer).await? => return Err(Broken::Cut.into()),
+            None if !read_more(&socket, &mut buffer).await? => return Err(Fault::Cut),
             None => {}
         }
     };
-    if answer.status != 101 {
-        while !answer.has_whole_body(&buffer) && read_more(&socket, &mut buffer).await.unwrap_or(false) {}
-        return Err(Fault::Refused(answer.refusal(&buffer)));
-    }
-    answer.switches_to(S::TOKEN)?;
-    scenario.admit(&answer, &plan.headers)?;
-    Ok(Opened { socket: Rc::new(socket), scenario, buffer })
+    let now = worker.now();
+    let mut record = worker.record.borrow_mut();
+    record.opening.upgrade.saturating_record(now - connected);
+    record.opening.ready.saturating_record(now.saturating_sub(intended.unwrap_or(begun)));
+    let scenario = S::new(plan, &switched, random, &worker.contexts);
+    Ok(Opened { number, socket: Rc::new(socket), scenario, buffer })
 }
 
-/// Room for a whole reply, so that it is verified where it lies, and for all that are in flight if they are small.
-fn buffer_size(reply_max: usize, depth: usize) -> usize {
-    reply_max.max(reply_max.saturating_mul(depth).clamp(BUFFER_MIN, BUFFER_MAX))
+fn source(sources: &[IpAddr], number: u32) -> Option<IpAddr> {
+    (!sources.is_empty()).then(|| sources[number as usize % sources.len()])
 }
 
-const BUFFER_MIN: usize = 4 << 10;
-const BUFFER_MAX: usize = 64 << 10;
+const HEAD_BUFFER: usize = 512;
+/// What the kernel holds for a slow reader, about.
+const SLOW_BUFFER: usize = 4 << 10;
 
 async fn read_more(socket: &Socket, buffer: &mut Vec<u8>) -> Result<bool, Fault> {
     buffer.reserve(1);
@@ -75,7 +106,8 @@ async fn read_more(socket: &Socket, buffer: &mut Vec<u8>) -> Result<bool, Fault>
     Ok(result.map_err(Fault::Lost)? > 0)
 }
 
-async fn write_all(socket: &Socket, mut bytes: &[u8]) -> io::Result<()> {
+/// Sends all of it, and waits for room where there is none.
+pub(crate) async fn write_all(socket: &Socket, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match socket.try_write(bytes) {
             Ok(count) => bytes = &bytes[count..],
@@ -87,123 +119,430 @@ async fn write_all(socket: &Socket, mut bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Sends messages and verifies replies until the schedule, or the server, ends it.
-pub(crate) async fn drive<S: Scenario>(worker: Rc<Worker>, opened: Opened<S>, schedule: Schedule) {
-    let Opened { socket, scenario, buffer } = opened;
-    let mut session = Session {
-        worker: &worker,
-        socket: &socket,
-        scenario,
-        schedule,
-        in_flight: VecDeque::with_capacity(worker.plan.depth),
-        unsent: Unsent::default(),
-        is_closing: false,
-    };
-    let result = session.run(buffer).await;
-    session.settle(result);
-    socket.abort();
-    worker.live.set(worker.live.get() - 1);
+/// A connection that messages go over.
+pub(crate) struct Connection<S> {
+    pub(crate) number: u32,
+    socket: Rc<Socket>,
+    state: RefCell<State<S>>,
+    /// Who waits for bytes, to be told that there is something to send.
+    waiting: RefCell<Option<Waker>>,
+    /// When we said goodbye, or cut it for a reconnect.
+    closing: Cell<Option<Nanos>>,
+    /// Which of a phase's slots is ours.
+    cohort: u16,
 }
 
-struct Session<'a, S> {
-    worker: &'a Worker,
-    socket: &'a Socket,
+struct State<S> {
     scenario: S,
-    schedule: Schedule,
-    /// When each message that has no reply yet was sent.
-    in_flight: VecDeque<Nanos>,
+    flights: Flights,
+    /// Messages that had no room when they were to be sent: the intended time of each, and its slot.
+    backlog: VecDeque<(Nanos, u16)>,
     unsent: Unsent,
-    /// We have said goodbye.
-    is_closing: bool,
+    /// How many messages in `unsent` the pacer has put there and not sent yet.
+    fresh: usize,
+    is_first: bool,
 }
 
-impl<S: Scenario> Session<'_, S> {
-    async fn run(&mut self, mut buffer: Vec<u8>) -> Result<(), Fault> {
+impl<S: Scenario> Connection<S> {
+    pub(crate) fn new(worker: &Worker<S>, opened: Opened<S>) -> (Rc<Self>, Vec<u8>) {
+        let Opened { number, socket, scenario, buffer } = opened;
+        let is_slow = worker.plan.is_slow(number);
+        let state = State {
+            scenario,
+            flights: Flights::with_capacity(if worker.plan.is_open() { 0 } else { worker.plan.depth }),
+            backlog: VecDeque::new(),
+            unsent: Unsent::default(),
+            fresh: 0,
+            is_first: true,
+        };
+        let connection = Self {
+            number,
+            socket,
+            state: RefCell::new(state),
+            waiting: RefCell::new(None),
+            closing: Cell::new(None),
+            cohort: u16::from(is_slow),
+        };
+        (Rc::new(connection), buffer)
+    }
+
+    /// Ends it in both directions.
+    pub(crate) fn abort(&self) {
+        self.socket.abort();
+    }
+
+    /// The same, by our own will.
+    pub(crate) fn leave(&self, now: Nanos) {
+        self.closing.set(Some(now));
+        self.abort();
+    }
+
+    /// Waits for replies until the server, the schedule or `worker` ends it.
+    pub(crate) async fn drive(self: Rc<Self>, worker: Rc<Worker<S>>, mut buffer: Vec<u8>) {
+        let result = if self.cohort == 0 {
+            // Room for a whole reply, so that it is verified where it lies, and for all that are in flight if they are small.
+            let reply_max = S::reply_max(worker.plan.sizes.max());
+            let depth = if worker.plan.is_open() { 1 } else { worker.plan.depth };
+            let size = reply_max.max(reply_max.saturating_mul(depth).clamp(BUFFER_MIN, BUFFER_MAX));
+            buffer.reserve_exact(size.saturating_sub(buffer.len()));
+            self.read_on(&worker, buffer).await
+        } else {
+            self.read_slowly(&worker, buffer).await
+        };
+        self.settle(&worker, result);
+        self.socket.abort();
+        worker.gone(&self);
+    }
+
+    async fn read_on(&self, worker: &Rc<Worker<S>>, mut buffer: Vec<u8>) -> Result<(), Fault> {
         loop {
-            self.turn(&mut buffer)?;
+            let was_full = buffer.len() == buffer.capacity();
+            self.turn(worker, &mut buffer)?;
+            if was_full && (buffer.len() == buffer.capacity() || buffer.capacity() < BUFFER_MAX) {
+                // Whoever fills it gets one that takes more at once.
+                buffer.reserve_exact(2 * buffer.capacity() - buffer.len());
+            }
             let result;
-            (result, buffer) = self.read(buffer).await;
+            (result, buffer) = self.read(worker, buffer).await;
             if result.map_err(Fault::Lost)? == 0 {
                 return Err(Fault::Ended);
             }
         }
     }
 
+    /// As few bytes at a time as the plan says for a slow reader.
+    async fn read_slowly(&self, worker: &Rc<Worker<S>>, mut buffer: Vec<u8>) -> Result<(), Fault> {
+        let slow = worker.plan.slow.expect("the plan says who is slow");
+        let step = (slow.bytes_a_second / 10).max(1);
+        let mut held: Vec<u8> = Vec::new();
+        held.append(&mut buffer);
+        loop {
+            self.turn(worker, &mut held)?;
+            let (result, back) = self.read(worker, Vec::with_capacity(step)).await;
+            let count = result.map_err(Fault::Lost)?;
+            if count == 0 {
+                return Err(Fault::Ended);
+            }
+            held.extend_from_slice(&back);
+            let time = count as f64 / slow.bytes_a_second as f64;
+            if !worker.is_over() {
+                monoio::time::sleep(std::time::Duration::from_secs_f64(time)).await;
+            }
+        }
+    }
+
     /// Everything between two reads: all replies that have come, then, in one write, all messages that may follow.
-    fn turn(&mut self, buffer: &mut Vec<u8>) -> Result<(), Fault> {
-        let (worker, schedule) = (self.worker, self.schedule);
+    fn turn(&self, worker: &Worker<S>, buffer: &mut Vec<u8>) -> Result<(), Fault> {
         let now = worker.now();
+        let State { scenario, flights, backlog, unsent, is_first, .. } = &mut *self.state.borrow_mut();
         let mut record = worker.record.borrow_mut();
         let out = &mut *worker.out.borrow_mut();
         out.clear();
 
-        let in_flight = &mut self.in_flight;
-        let consumed = self.scenario.receive(buffer, out, |verdict| {
-            let sent = in_flight.pop_front().expect("a scenario names no more replies than it sent messages");
-            record.reply(sent, now, schedule.measures(sent), verdict);
-        })?;
-        buffer.drain(..consumed);
+        let mut replies = Replies {
+            record: &mut record,
+            flights,
+            content: &worker.content,
+            number: self.number,
+            verify: worker.plan.verify,
+            now,
+            is_first,
+            until: |slot: u16| worker.until(slot),
+            is_open: |slot: u16| worker.is_open(slot),
+        };
+        let consumed = scenario.receive(buffer, out, &mut replies)?;
+        if consumed == buffer.len() {
+            buffer.clear();
+        } else {
+            buffer.drain(..consumed);
+        }
 
-        let room = worker.plan.depth - self.in_flight.len();
-        let count = if self.is_closing { 0 } else { worker.draw(room, now, schedule) };
-        if count > 0 {
-            (0..count).for_each(|_| self.scenario.send(out));
-            // What was drawn as warm-up stays warm-up.
+        let mut room = worker.plan.depth.saturating_sub(flights.waiting());
+        let first = flights.next();
+        while room > 0 && out.len() < OUT_MAX && unsent.is_empty() {
+            let Some((intended, slot)) = backlog.pop_front() else { break };
+            append(scenario, flights, worker, self.number, intended, slot, out);
+            room -= 1;
+        }
+        let resent = (flights.next() - first) as usize;
+        if resent > 0 {
             let sent = worker.now();
-            let sent = if schedule.measures(now) { sent } else { sent.min(schedule.from - 1) };
-            self.in_flight.extend(std::iter::repeat_n(sent, count));
-            record.sent(count, schedule.measures(sent));
-        } else if self.in_flight.is_empty() && !self.is_closing {
-            self.is_closing = true;
-            let before = out.len();
-            self.scenario.goodbye(out);
-            if out.len() == before {
-                self.socket.shutdown_write();
+            flights.sent(resent, sent, |flight| record.sent_as_planned(flight));
+        }
+        if self.closing.get().is_none() && backlog.is_empty() {
+            match worker.draw(room, now) {
+                Draw::Nothing => {}
+                Draw::Messages { count, phase } => {
+                    let slot = (phase * COHORTS) as u16 + self.cohort;
+                    for _ in 0..count {
+                        append(scenario, flights, worker, self.number, 0, slot, out);
+                    }
+                    let sent = worker.now();
+                    flights.sent_closed(count, sent);
+                    let ledger = &mut record.slots[usize::from(slot)].ledger;
+                    ledger.planned += count as u64;
+                    ledger.sent += count as u64;
+                    record.interval.planned += count as u64;
+                    record.interval.sent += count as u64;
+                }
+                Draw::Finish if flights.waiting() == 0 => self.say_goodbye(scenario, out, now),
+                Draw::Finish => {}
             }
         }
-        self.unsent.send(self.socket, out);
+        if !out.is_empty() || !unsent.is_empty() {
+            unsent.send(&self.socket, out);
+        }
         Ok(())
     }
 
+    fn say_goodbye(&self, scenario: &mut S, out: &mut Vec<u8>, now: Nanos) {
+        self.closing.set(Some(now));
+        let before = out.len();
+        scenario.goodbye(out);
+        if out.len() == before {
+            self.socket.shutdown_write();
+        }
+    }
+
+    /// Does what a turn does without a reply: for the begin of a phase, and for the end.
+    pub(crate) fn kick(&self, worker: &Worker<S>) {
+        // Its own task meets the fault again, and says so.
+        let _ = self.turn(worker, &mut Vec::new());
+        self.wake_if_unsent();
+    }
+
+    /// The pacer's: a message that was to be sent at `intended`. It is on its way after [`flush`](Self::flush), which is due
+    /// if this says so.
+    #[inline]
+    pub(crate) fn release(&self, worker: &Worker<S>, intended: Nanos, phase: usize, now: Nanos) -> bool {
+        let slot = (phase * COHORTS) as u16 + self.cohort;
+        let State { scenario, flights, backlog, unsent, fresh, .. } = &mut *self.state.borrow_mut();
+        let has_room =
+            flights.waiting() < worker.plan.depth && unsent.len() < UNSENT_MAX && backlog.is_empty();
+        if !has_room {
+            let mut record = worker.record.borrow_mut();
+            record.lag(intended, now, slot);
+            record.slots[usize::from(slot)].ledger.held += 1;
+            backlog.push_back((intended, slot));
+            return false;
+        }
+        append(scenario, flights, worker, self.number, intended, slot, &mut unsent.bytes);
+        *fresh += 1;
+        *fresh == 1
+    }
+
+    /// Takes over a message that no connection was there for.
+    pub(crate) fn adopt(&self, intended: Nanos, phase: usize) {
+        self.state.borrow_mut().backlog.push_back((intended, (phase * COHORTS) as u16));
+    }
+
+    /// Whether its end is our own will.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.get().is_some()
+    }
+
+    /// Which of a phase's slots is its own.
+    #[inline]
+    pub(crate) fn cohort(&self) -> u16 {
+        self.cohort
+    }
+
+    /// Sends what was released.
+    #[inline]
+    pub(crate) fn flush(&self, worker: &Worker<S>) {
+        let State { flights, unsent, fresh, .. } = &mut *self.state.borrow_mut();
+        let now = worker.now();
+        {
+            let mut record = worker.record.borrow_mut();
+            flights.sent(*fresh, now, |flight| {
+                record.lag(flight.intended, now, flight.slot);
+                record.sent_as_planned(flight);
+            });
+        }
+        *fresh = 0;
+        unsent.send(&self.socket, &[]);
+        if !unsent.is_empty()
+            && let Some(waker) = &*self.waiting.borrow()
+        {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// What its messages' time is up for, and what was lost.
+    pub(crate) fn look_after(&self, worker: &Worker<S>, now: Nanos) {
+        let State { flights, .. } = &mut *self.state.borrow_mut();
+        let mut record = worker.record.borrow_mut();
+        if let Some(timeout) = worker.timeout {
+            flights.expire(now.saturating_sub(timeout), |flight| {
+                let is_open = worker.is_open(flight.slot);
+                record.timed_out(&flight, flight.intended.max(1) + timeout, is_open);
+            });
+        }
+        flights.forget_lost(|flight| {
+            let is_open = worker.is_open(flight.slot);
+            record.unanswered(&flight, worker.given_up_at(now), is_open, true);
+        });
+    }
+
+    /// Sends a sign of life.
+    pub(crate) fn ping(&self) {
+        let State { scenario, unsent, .. } = &mut *self.state.borrow_mut();
+        if self.closing.get().is_none() && unsent.is_empty() {
+            scenario.ping(&mut unsent.bytes);
+            unsent.send(&self.socket, &[]);
+        }
+        self.wake_if_unsent();
+    }
+
+    fn wake_if_unsent(&self) {
+        if !self.state.borrow().unsent.is_empty()
+            && let Some(waker) = &*self.waiting.borrow()
+        {
+            waker.wake_by_ref();
+        }
+    }
+
     /// Waits for bytes, and meanwhile sends what the socket had no room for: the server may be waiting for that.
-    async fn read(&mut self, buffer: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
+    async fn read(&self, worker: &Worker<S>, buffer: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
         let mut read = pin!(self.socket.read(buffer));
-        while !self.unsent.is_empty() {
+        loop {
+            let bytes_or_unsent = |cx: &mut Context<'_>| match read.as_mut().poll(cx) {
+                Poll::Ready(done) => Poll::Ready(Some(done)),
+                Poll::Pending => {
+                    if !self.state.borrow().unsent.is_empty() {
+                        return Poll::Ready(None);
+                    }
+                    let waiting = &mut *self.waiting.borrow_mut();
+                    if !waiting.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                        *waiting = Some(cx.waker().clone());
+                    }
+                    Poll::Pending
+                }
+            };
+            if let Some(done) = poll_fn(bytes_or_unsent).await {
+                return done;
+            }
             let mut room = pin!(self.socket.writable());
-            let poll = |cx: &mut Context<'_>| match read.as_mut().poll(cx) {
+            let bytes_or_room = |cx: &mut Context<'_>| match read.as_mut().poll(cx) {
                 Poll::Ready(done) => Poll::Ready(Some(done)),
                 Poll::Pending => room.as_mut().poll(cx).map(|_| None),
             };
-            if let Some(done) = poll_fn(poll).await {
+            if let Some(done) = poll_fn(bytes_or_room).await {
                 return done;
             }
-            self.unsent.send(self.socket, &[]);
+            let is_empty = {
+                let unsent = &mut self.state.borrow_mut().unsent;
+                unsent.send(&self.socket, &[]);
+                unsent.is_empty()
+            };
+            if is_empty {
+                // There may be a backlog. A fault shows at the next read.
+                let _ = self.turn(worker, &mut Vec::new());
+            }
         }
-        read.await
     }
 
     /// Accounts for what is left when the connection is over.
-    fn settle(&mut self, result: Result<(), Fault>) {
-        let now = self.worker.now();
-        let mut record = self.worker.record.borrow_mut();
-        for sent in self.in_flight.drain(..) {
-            record.unanswered(sent, now, self.schedule.measures(sent));
+    fn settle(&self, worker: &Worker<S>, result: Result<(), Fault>) {
+        let now = worker.now();
+        let State { flights, backlog, .. } = &mut *self.state.borrow_mut();
+        let mut record = worker.record.borrow_mut();
+        let given_up_at = worker.given_up_at(now);
+        for (flight, is_lost) in flights.drain() {
+            record.unanswered(&flight, given_up_at, worker.is_open(flight.slot), is_lost);
+        }
+        for (intended, slot) in backlog.drain(..) {
+            record.never_sent(intended, given_up_at, slot);
+        }
+        if let Some(begun) = self.closing.get()
+            && !worker.is_cut.get()
+        {
+            record.opening.close.saturating_record(now - begun);
         }
         let Err(fault) = result else { return };
-        let is_wanted = match &fault {
-            _ if !self.is_closing && !self.worker.is_cut.get() => false,
-            Fault::Ended | Fault::Lost(_) => true,
-            // The answer to our goodbye; any other code is a complaint.
-            Fault::Closed { code, .. } => code.is_none_or(|code| FAREWELLS.contains(&code)),
-            _ => false,
-        };
-        if !is_wanted {
+        if !is_wanted(&fault, self.closing.get().is_some() || worker.is_cut.get()) {
             record.fault(&fault);
         }
     }
 }
 
+/// Whether that end is what follows our goodbye.
+pub(crate) fn is_wanted(fault: &Fault, is_closing: bool) -> bool {
+    match fault {
+        _ if !is_closing => false,
+        Fault::Ended | Fault::Lost(_) => true,
+        // The answer to our goodbye; any other code is a complaint.
+        Fault::Closed { code, .. } => code.is_none_or(|code| FAREWELLS.contains(&code)),
+        _ => false,
+    }
+}
+
+const BUFFER_MIN: usize = 1 << 10;
+const BUFFER_MAX: usize = 64 << 10;
+/// How much of a backlog is put together at a time.
+const OUT_MAX: usize = 64 << 10;
+/// Beyond it a connection has no room for further messages.
+const UNSENT_MAX: usize = 1 << 20;
 const FAREWELLS: [Code; 2] = [Code::NORMAL, Code::GOING_AWAY];
+
+/// Puts the next message on the wire's queue.
+#[inline]
+fn append<S: Scenario>(
+    scenario: &mut S,
+    flights: &mut Flights,
+    worker: &Worker<S>,
+    number: u32,
+    intended: Nanos,
+    slot: u16,
+    out: &mut Vec<u8>,
+) {
+    let sequence = flights.next();
+    let content = &worker.content;
+    scenario.send(out, content.size(number, sequence), |out| content.append(number, sequence, out));
+    flights.push(intended, 0, slot);
+}
+
+/// Holds replies against the messages that they answer.
+struct Replies<'a, U, O> {
+    record: &'a mut Record,
+    flights: &'a mut Flights,
+    content: &'a Content,
+    number: u32,
+    verify: Verify,
+    now: Nanos,
+    is_first: &'a mut bool,
+    until: U,
+    is_open: O,
+}
+
+impl<U: Fn(u16) -> Nanos, O: Fn(u16) -> bool> Sink for Replies<'_, U, O> {
+    #[inline]
+    fn expected(&self) -> Option<usize> {
+        self.flights.oldest().map(|sequence| self.content.size(self.number, sequence))
+    }
+
+    #[inline]
+    fn reply(&mut self, payload: &[u8], is_right_type: bool) -> Result<(), Fault> {
+        match self.flights.judge(self.content, self.number, self.verify, payload, is_right_type) {
+            Reply::Answers(flight) => {
+                let is_open = (self.is_open)(flight.slot);
+                self.record.answered(&flight, self.now, (self.until)(flight.slot), is_open);
+                if *self.is_first {
+                    *self.is_first = false;
+                    self.record.opening.first.saturating_record(self.now - flight.sent);
+                }
+            }
+            Reply::Wrong(flight, wrong) => self.record.wrong(&flight, self.now, wrong),
+            Reply::Late => self.record.late += 1,
+            Reply::Duplicate => {
+                self.record.duplicates += 1;
+                self.record.error("duplicate-reply".into(), &"a second reply to the same message");
+            }
+            Reply::Surplus => return Err(Fault::Surplus),
+        }
+        Ok(())
+    }
+}
 
 /// What the socket had no room for.
 #[derive(Default)]
@@ -214,8 +553,14 @@ struct Unsent {
 }
 
 impl Unsent {
+    #[inline]
     fn is_empty(&self) -> bool {
         self.bytes.is_empty()
+    }
+
+    #[inline]
+    fn len(&self) -> usize {
+        self.bytes.len() - self.start
     }
 
     /// Sends what is left and then `more`; what the socket does not take is kept.
@@ -232,9 +577,13 @@ impl Unsent {
         if self.start == self.bytes.len() {
             self.start = 0;
             self.bytes.clear();
+            self.bytes.shrink_to(KEPT);
         }
     }
 }
+
+/// How much of a buffer that is empty is kept.
+const KEPT: usize = 16 << 10;
 
 fn send(socket: &Socket, bytes: &[u8]) -> usize {
     let mut sent = 0;

@@ -7,86 +7,167 @@
 //! In text every byte of the stamp is two hexadecimal digits. A message too short for its stamp carries the beginning.
 //! Nothing is kept of a message that was sent: what its reply has to be follows from its numbers.
 
-use crate::fault::Wrong;
+use std::{fmt, str::FromStr};
+
+use crate::{fault::Wrong, units};
+
+/// How long messages are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sizes {
+    Fixed(usize),
+    /// From the one to the other, each as often.
+    Uniform(usize, usize),
+    /// Many short ones and few long ones, with this mean, and at most 16 times as long.
+    Exponential(usize),
+}
+
+impl Sizes {
+    /// The longest.
+    pub(crate) fn max(self) -> usize {
+        match self {
+            Self::Fixed(size) | Self::Uniform(_, size) => size,
+            Self::Exponential(mean) => mean * 16,
+        }
+    }
+
+    /// The shortest.
+    pub(crate) fn min(self) -> usize {
+        match self {
+            Self::Fixed(size) | Self::Uniform(size, _) => size,
+            Self::Exponential(_) => 1,
+        }
+    }
+
+    fn of(self, mixed: u64) -> usize {
+        let part = (mixed >> 11) as f64 / (1_u64 << 53) as f64;
+        match self {
+            Self::Fixed(size) => size,
+            Self::Uniform(min, max) => min + (part * (max - min + 1) as f64) as usize,
+            Self::Exponential(mean) => ((-(1.0 - part).ln() * mean as f64) as usize).clamp(1, mean * 16),
+        }
+    }
+}
+
+impl FromStr for Sizes {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let hint = "a size is such as 64, 16KiB, uniform:1..4KiB or exp:512";
+        let size = |text: &str| units::size(text).map_err(|error| format!("{error}; {hint}"));
+        match text.split_once(':') {
+            None => Ok(Self::Fixed(size(text)?)),
+            Some(("uniform", range)) => {
+                let (min, max) = range.split_once("..").ok_or(hint)?;
+                let (min, max) = (size(min)?, size(max)?);
+                if min <= max {
+                    Ok(Self::Uniform(min, max))
+                } else {
+                    Err(format!("from more to less; {hint}"))
+                }
+            }
+            Some(("exp", mean)) => match size(mean)? {
+                mean @ 1..=MEAN_MAX => Ok(Self::Exponential(mean)),
+                _ => Err("the mean has to be from 1 byte to 64 MiB".into()),
+            },
+            _ => Err(hint.into()),
+        }
+    }
+}
+
+impl fmt::Display for Sizes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fixed(size) => f.write_str(&units::plural(*size as u64, "byte")),
+            Self::Uniform(min, max) => write!(f, "{min} to {max} bytes"),
+            Self::Exponential(mean) => write!(f, "{mean} bytes on average (exponential)"),
+        }
+    }
+}
+
+const MEAN_MAX: usize = 64 << 20;
 
 /// What the messages of a run are made of.
 #[derive(Debug)]
 pub(crate) struct Content {
-    size: usize,
+    sizes: Sizes,
     is_text: bool,
+    seed: u64,
     pool: Vec<u8>,
 }
 
 impl Content {
-    pub(crate) fn new(size: usize, is_text: bool, seed: u64) -> Self {
+    pub(crate) fn new(sizes: Sizes, is_text: bool, seed: u64) -> Self {
         let mut random = Random::new(seed);
         let mut byte = || {
             let byte = random.next() as u8;
             if is_text { b' ' + byte % 95 } else { byte }
         };
-        Self { size, is_text, pool: (0..size + PIECES).map(|_| byte()).collect() }
+        Self { sizes, is_text, seed, pool: (0..sizes.max() + PIECES).map(|_| byte()).collect() }
     }
 
-    /// How long every message is.
-    pub(crate) fn size(&self) -> usize {
-        self.size
+    /// How long the longest message is.
+    pub(crate) fn size_max(&self) -> usize {
+        self.sizes.max()
+    }
+
+    /// How long a message is.
+    #[inline]
+    pub(crate) fn size(&self, connection: u32, sequence: u64) -> usize {
+        match self.sizes {
+            Sizes::Fixed(size) => size,
+            sizes => sizes.of(mixed(connection, sequence ^ self.seed << 20)),
+        }
     }
 
     /// Appends a message.
     #[inline]
     pub(crate) fn append(&self, connection: u32, sequence: u64, out: &mut Vec<u8>) {
+        let size = self.size(connection, sequence);
         let stamp = Stamp::new(connection, sequence, self.is_text);
-        let stamped = stamp.bytes().len().min(self.size);
+        let stamped = stamp.bytes().len().min(size);
         out.extend_from_slice(&stamp.bytes()[..stamped]);
-        out.extend_from_slice(self.filler(connection, sequence, stamped));
+        out.extend_from_slice(self.filler(connection, sequence, size - stamped));
     }
 
     /// Whether `reply` is that message.
     #[inline]
-    pub(crate) fn check(&self, connection: u32, sequence: u64, reply: &[u8]) -> Result<(), Wrong> {
-        if self.is_message(connection, sequence, reply) {
-            return Ok(());
-        }
-        Err(self.judge(connection, sequence, reply))
-    }
-
-    #[inline]
-    fn is_message(&self, connection: u32, sequence: u64, reply: &[u8]) -> bool {
+    pub(crate) fn is_message(&self, connection: u32, sequence: u64, reply: &[u8]) -> bool {
+        let size = self.size(connection, sequence);
         let stamp = Stamp::new(connection, sequence, self.is_text);
-        let stamped = stamp.bytes().len().min(self.size);
-        reply.len() == self.size
+        let stamped = stamp.bytes().len().min(size);
+        reply.len() == size
             && reply[..stamped] == stamp.bytes()[..stamped]
-            && reply[stamped..] == *self.filler(connection, sequence, stamped)
+            && reply[stamped..] == *self.filler(connection, sequence, size - stamped)
     }
 
-    /// What is wrong with a reply that is not the message.
+    /// Who `reply` says that it is: connection and sequence number. `None` if there is no whole stamp.
+    pub(crate) fn stamp(&self, reply: &[u8]) -> Option<(u32, u64)> {
+        Stamp::read(reply, self.is_text)
+    }
+
+    /// Where `reply` differs from that message first, if it is as long.
     #[cold]
-    fn judge(&self, connection: u32, sequence: u64, reply: &[u8]) -> Wrong {
-        if reply.len() != self.size {
+    pub(crate) fn difference(&self, connection: u32, sequence: u64, reply: &[u8]) -> Wrong {
+        let mut expected = Vec::new();
+        self.append(connection, sequence, &mut expected);
+        if expected.len() != reply.len() {
             return Wrong::Length(reply.len());
         }
-        if let Some((other, got)) = Stamp::read(reply, self.is_text)
-            && self.is_message(other, got, reply)
-        {
-            return if other == connection {
-                Wrong::Order { expected: sequence, got }
-            } else {
-                Wrong::Foreign(other)
-            };
-        }
-        let mut expected = Vec::with_capacity(self.size);
-        self.append(connection, sequence, &mut expected);
         let differs = expected.iter().zip(reply).position(|(expected, got)| expected != got);
         Wrong::Content(differs.unwrap_or(0))
     }
 
     #[inline]
-    fn filler(&self, connection: u32, sequence: u64, stamped: usize) -> &[u8] {
-        let mixed = (sequence ^ u64::from(connection) << 32).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    fn filler(&self, connection: u32, sequence: u64, length: usize) -> &[u8] {
         // The highest bits are those that all others have a part in.
-        let start = (mixed >> (u64::BITS - PIECES.ilog2())) as usize;
-        &self.pool[start..start + self.size - stamped]
+        let start = (mixed(connection, sequence) >> (u64::BITS - PIECES.ilog2())) as usize;
+        &self.pool[start..start + length]
     }
+}
+
+#[inline]
+fn mixed(connection: u32, sequence: u64) -> u64 {
+    (sequence ^ u64::from(connection) << 32).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 /// In how many places a message's filler may begin, a power of two. The pool should stay in the first-level cache.
@@ -142,47 +223,6 @@ impl Stamp {
 const STAMP: usize = 12;
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
-/// One connection's messages: which one is next, and which reply is due.
-#[derive(Debug)]
-pub(crate) struct Messages {
-    content: std::sync::Arc<Content>,
-    connection: u32,
-    sent: u64,
-    answered: u64,
-}
-
-impl Messages {
-    pub(crate) fn new(content: std::sync::Arc<Content>, connection: u32) -> Self {
-        Self { content, connection, sent: 0, answered: 0 }
-    }
-
-    /// How long every message is.
-    pub(crate) fn size(&self) -> usize {
-        self.content.size()
-    }
-
-    /// Appends the next message.
-    #[inline]
-    pub(crate) fn append_next(&mut self, out: &mut Vec<u8>) {
-        self.content.append(self.connection, self.sent, out);
-        self.sent += 1;
-    }
-
-    /// Whether a reply is due at all.
-    #[inline]
-    pub(crate) fn is_due(&self) -> bool {
-        self.answered < self.sent
-    }
-
-    /// Holds the next reply against the message that it has to answer.
-    #[inline]
-    pub(crate) fn check_next(&mut self, reply: &[u8]) -> Result<(), Wrong> {
-        let sequence = self.answered;
-        self.answered += 1;
-        self.content.check(self.connection, sequence, reply)
-    }
-}
-
 /// SplitMix64. For content and masking keys of a test tool it need not be secret, only without a pattern.
 #[derive(Clone, Debug)]
 pub(crate) struct Random(u64);
@@ -215,44 +255,54 @@ mod tests {
     fn a_message_has_its_length_and_is_its_own_reply() {
         for is_text in [false, true] {
             for size in [0, 1, 11, 12, 13, 23, 24, 25, 64, 100_000] {
-                let content = Content::new(size, is_text, 7);
+                let content = Content::new(Sizes::Fixed(size), is_text, 7);
                 for (connection, sequence) in [(0, 0), (3, 4_294_967_297), (u32::MAX, u64::MAX)] {
                     let message = message(&content, connection, sequence);
                     assert_eq!(message.len(), size);
-                    assert_eq!(content.check(connection, sequence, &message), Ok(()));
+                    assert!(content.is_message(connection, sequence, &message));
                     assert!(!is_text || message.is_ascii());
+                    let stamp = content.stamp(&message);
+                    assert_eq!(stamp.is_some(), size >= if is_text { 24 } else { 12 });
+                    assert!(stamp.is_none_or(|stamp| stamp == (connection, sequence)));
                 }
             }
         }
     }
 
     #[test]
+    fn sizes_are_spread_as_promised_and_can_be_computed_again() {
+        for (text, min, max, mean) in
+            [("uniform:10..30", 10, 30, 20.0), ("exp:100", 1, 1600, 100.0), ("64", 64, 64, 64.0)]
+        {
+            let content = Content::new(text.parse().unwrap(), false, 7);
+            let sizes: Vec<usize> = (0..10_000).map(|sequence| content.size(3, sequence)).collect();
+            assert!(sizes.iter().all(|size| (min..=max).contains(size)), "{text}");
+            let got = sizes.iter().sum::<usize>() as f64 / 1e4;
+            assert!((got - mean).abs() < mean * 0.05, "{text}: {got}");
+            let message = message(&content, 3, 77);
+            assert!(message.len() == sizes[77] && content.is_message(3, 77, &message));
+        }
+        for wrong in ["", "uniform:3", "uniform:4..3", "exp:0", "norm:3"] {
+            assert!(wrong.parse::<Sizes>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
     fn every_flipped_byte_is_found_and_where() {
         for is_text in [false, true] {
-            let content = Content::new(64, is_text, 7);
+            let content = Content::new(Sizes::Fixed(64), is_text, 7);
             for at in 0..64 {
                 let mut reply = message(&content, 5, 1000);
                 reply[at] ^= 1;
-                let wrong = content.check(5, 1000, &reply).unwrap_err();
-                assert_eq!(wrong, Wrong::Content(at));
+                assert!(!content.is_message(5, 1000, &reply));
+                assert_eq!(content.difference(5, 1000, &reply), Wrong::Content(at));
             }
         }
     }
 
     #[test]
-    fn a_reply_that_is_another_message_is_known_for_it() {
-        for is_text in [false, true] {
-            let content = Content::new(64, is_text, 7);
-            let check = |reply: &[u8]| content.check(5, 9, reply).unwrap_err();
-            assert_eq!(check(&message(&content, 5, 10)), Wrong::Order { expected: 9, got: 10 });
-            assert_eq!(check(&message(&content, 6, 9)), Wrong::Foreign(6));
-            assert_eq!(check(&message(&content, 5, 9)[..63]), Wrong::Length(63));
-        }
-    }
-
-    #[test]
     fn a_seed_decides_the_content() {
-        let with = |seed| message(&Content::new(64, false, seed), 1, 1);
+        let with = |seed| message(&Content::new(Sizes::Fixed(64), false, seed), 1, 1);
         assert_eq!(with(7), with(7));
         assert_ne!(with(7), with(8));
     }

@@ -2,9 +2,11 @@
 
 use std::{borrow::Cow, io};
 
-use switchpoint::ws;
-
-use crate::handshake::{Broken, Refusal};
+use switchpoint::ws::{
+    self,
+    extension::Misfit,
+    opening::{OpeningFault, Refusal},
+};
 
 /// What ends a connection before its time. The text says whose fault it is and what can be done about it.
 #[derive(Debug, thiserror::Error)]
@@ -19,11 +21,14 @@ pub(crate) enum Fault {
     #[error("given up, because other connections timed out or the run was interrupted")]
     NotTried,
     /// The server said no.
-    #[error("the server refused the switch: {0}")]
+    #[error("the server refused the switch: {0}{hint}", hint = refusal_hint(.0))]
     Refused(Refusal),
     /// The answer to the handshake was not one.
-    #[error("the answer to the handshake is broken: {0}")]
-    Handshake(#[from] Broken),
+    #[error(transparent)]
+    Handshake(#[from] OpeningFault),
+    /// The end, in the middle of the handshake.
+    #[error("the server ended the connection before its answer was whole")]
+    Cut,
     /// The connection failed under us.
     #[error("the connection was lost: {0}")]
     Lost(io::Error),
@@ -39,23 +44,52 @@ pub(crate) enum Fault {
     /// A reply, and nothing was asked.
     #[error("a reply came that answers nothing")]
     Surplus,
+    /// No reply to the one message of a connection.
+    #[error("no reply to the first message within {}", humantime::format_duration(*.0))]
+    Silent(std::time::Duration),
+    /// Our goodbye was not answered.
+    #[error("the server did not end the connection after our goodbye")]
+    NoGoodbye,
+    /// We cannot go on ourselves.
+    #[error("loadgen itself failed: {0}")]
+    Own(io::Error),
 }
 
 impl Fault {
     /// The name that it is counted under.
     pub(crate) fn kind(&self) -> Cow<'static, str> {
         Cow::Borrowed(match self {
-            Self::Connect(_) => "connect",
+            Self::Connect(error) => match error.kind() {
+                io::ErrorKind::ConnectionRefused => "connect-refused",
+                io::ErrorKind::AddrNotAvailable => "connect-no-address",
+                _ => "connect",
+            },
             Self::TimedOut(_) => "handshake-timeout",
             Self::NotTried => "not-tried",
-            Self::Refused(refusal) => return format!("refused-{}", refusal.status).into(),
-            Self::Handshake(_) => "handshake",
+            Self::Refused(refusal) => return format!("refused-{}", refusal.status()).into(),
+            Self::Handshake(fault) => match fault {
+                OpeningFault::NoHttp => "handshake-no-http",
+                OpeningFault::LongHead => "handshake-long-head",
+                OpeningFault::TooManyFields => "handshake-too-many-fields",
+                OpeningFault::OldVersion => "handshake-old-version",
+                OpeningFault::WrongUpgrade => "handshake-wrong-upgrade",
+                OpeningFault::NoConnectionUpgrade => "handshake-no-connection-upgrade",
+                OpeningFault::NoAccept => "handshake-no-accept",
+                OpeningFault::WrongAccept => "handshake-wrong-accept",
+                OpeningFault::UnaskedSubprotocol => "handshake-unasked-subprotocol",
+                OpeningFault::Extension(Misfit::NotOffered) => "handshake-unasked-extension",
+                OpeningFault::Extension(_) => "handshake-extension",
+            },
+            Self::Cut => "handshake-cut",
             Self::Lost(_) => "connection-lost",
             Self::Ended => "connection-ended",
             Self::Closed { code: None, .. } => "closed",
             Self::Closed { code: Some(code), .. } => return format!("closed-{code}").into(),
             Self::Protocol(fault) => fault.code(),
             Self::Surplus => "surplus-reply",
+            Self::Silent(_) => "no-first-reply",
+            Self::NoGoodbye => "no-goodbye",
+            Self::Own(_) => "own",
         })
     }
 }
@@ -66,8 +100,15 @@ fn connect_hint(error: &io::Error) -> &'static str {
             "; nobody listens there: is the server running, and is this its port?"
         }
         io::ErrorKind::AddrNotAvailable => {
-            "; this machine has no more free ports for that address: use fewer connections"
+            "; this machine has no more free ports for that address: use fewer connections, or --source with several addresses"
         }
+        _ => "",
+    }
+}
+
+fn refusal_hint(refusal: &Refusal) -> &'static str {
+    match refusal.status() {
+        200..300 => "; there is an ordinary resource at this path, which speaks no other protocol",
         _ => "",
     }
 }
@@ -89,9 +130,9 @@ pub(crate) enum Wrong {
     /// Too long or too short.
     #[error("the reply has {0} bytes, and the message had another number")]
     Length(usize),
-    /// Another of this connection's messages.
-    #[error("the reply to message {got} came when {expected} was due")]
-    Order { expected: u64, got: u64 },
+    /// Later messages of this connection were answered before.
+    #[error("the reply to message {0} came after that to a later one")]
+    Order(u64),
     /// Another connection's message.
     #[error("the reply belongs to connection {0}")]
     Foreign(u32),
@@ -102,11 +143,11 @@ pub(crate) enum Wrong {
 
 impl Wrong {
     /// The name that it is counted under.
-    pub(crate) fn kind(&self) -> &'static str {
+    pub(crate) fn kind(self) -> &'static str {
         match self {
             Self::Type => "wrong-type",
             Self::Length(_) => "wrong-length",
-            Self::Order { .. } => "wrong-order",
+            Self::Order(_) => "wrong-order",
             Self::Foreign(_) => "foreign-reply",
             Self::Content(_) => "wrong-content",
         }

@@ -2,31 +2,48 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `cli.rs` `url.rs` | the arguments, and what is wrong with them |
+//! | `cli.rs` `units.rs` `target.rs` | the arguments, and what is wrong with them |
 //! | `plan.rs` | what they ask for |
-//! | `worker.rs` | one core: its connections, its clock, its ticker |
+//! | `schedule.rs` `pace.rs` | when: the instants, and waiting for them |
+//! | `scenario.rs` `scenarios/` | what: a connection's protocol once it has switched, without I/O |
+//! | `run.rs` `worker.rs` | the threads, and one of them: its connections, its pacer, its ticker |
 //! | `connection.rs` `socket.rs` | one connection: connect → handshake → messages → goodbye |
-//! | `handshake.rs` | the request for the switch and its answer, without I/O |
-//! | `scenario.rs` `scenarios/` | what a connection says once it has switched, without I/O |
-//! | `content.rs` | what stands in a message, and whether a reply is it |
+//! | `storm.rs` `fanout.rs` | connections that come and go; one message to many |
+//! | `content.rs` `flights.rs` | what stands in a message, and which message a reply answers |
 //! | `fault.rs` | what can go wrong, with a connection or with a reply |
-//! | `record.rs` | what was counted and timed |
-//! | `server.rs` | what the server's process uses meanwhile |
-//! | `report.rs` | the same for people and for programs, and the verdict |
+//! | `record.rs` `stats.rs` | what was counted and timed |
+//! | `kernel.rs` `server.rs` | what the kernel counted, and the server's process used, meanwhile |
+//! | `verdict.rs` `threshold.rs` | whether that is good |
+//! | `progress.rs` `report/` | the same for people and for programs |
+//! | `compare.rs` | two runs beside each other, and several added up |
+//! | `oracle/` | a server that misbehaves as it is told |
 
 mod cli;
+mod compare;
 mod connection;
 mod content;
+mod fanout;
 mod fault;
-mod handshake;
+mod flights;
+mod kernel;
+mod oracle;
+mod pace;
 mod plan;
+mod progress;
 mod record;
 mod report;
+mod run;
 mod scenario;
 mod scenarios;
+mod schedule;
 mod server;
 mod socket;
-mod url;
+mod stats;
+mod storm;
+mod target;
+mod threshold;
+mod units;
+mod verdict;
 mod worker;
 
 use std::{
@@ -41,31 +58,38 @@ use signal_hook::{
     flag,
 };
 
-use plan::Output;
+use cli::Command;
+use plan::{Format, Plan};
+use progress::Progress;
 use report::Report;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let plan = Arc::new(cli::plan());
-    match run(&plan) {
-        Ok(report) => {
-            print(&match plan.output {
-                Output::Text => report.text(),
-                Output::Quiet => report.verdict().to_string() + "\n",
-                Output::Json => format!("{:#}\n", report.json()),
-            });
-            if report.verdict().is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-        }
+    let done = match cli::command() {
+        Ok(Command::Run(plan)) => run(&Arc::new(*plan)),
+        Ok(Command::Compare { results, practical }) => compare::compare(&results, practical).map(|text| {
+            print(&text);
+            0
+        }),
+        Ok(Command::Merge { logs, output }) => compare::merge(&logs, &output).map(|text| {
+            print(&text);
+            0
+        }),
+        Ok(Command::Oracle { listen, script }) => oracle::serve(listen, *script).map(|()| 0),
+        Err(code) => return ExitCode::from(code),
+    };
+    match done {
+        Ok(code) => ExitCode::from(code),
         Err(error) => {
             eprintln!("loadgen: {error}");
-            ExitCode::FAILURE
+            ExitCode::from(verdict::USAGE)
         }
     }
 }
 
-fn run(plan: &Arc<plan::Plan>) -> io::Result<Report> {
+fn run(plan: &Arc<Plan>) -> io::Result<u8> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         // In this order the first signal ends the run with its summary, and the second one without.
@@ -73,12 +97,15 @@ fn run(plan: &Arc<plan::Plan>) -> io::Result<Report> {
         flag::register(signal, Arc::clone(&stop))?;
     }
     raise_descriptor_limit(plan.connections)?;
-    let address = plan.url.resolve(plan.timeout)?;
-    if plan.output == Output::Text {
+    let address = plan.target.resolve(plan.connect_timeout)?;
+    if plan.output.format == Format::Text {
         print(&format!("{}\n", report::heading(plan)));
     }
-    let finished = worker::run(plan, address, stop)?;
-    Ok(Report::new(Arc::clone(plan), finished))
+    let finished = run::run(plan, address, stop, Progress::new(plan))?;
+    let report = Report::new(Arc::clone(plan), finished);
+    print(&report.standard());
+    report.write()?;
+    Ok(report.verdict().exit_code())
 }
 
 /// Whoever reads us may have gone, as `head` does; that is no reason to panic.

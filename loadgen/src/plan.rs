@@ -1,67 +1,174 @@
 //! What a run is to do: plain data, checked by the time it exists.
 
-use std::time::Duration;
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use switchpoint::Driver;
 
-use crate::url::Url;
+use crate::{
+    content::Sizes,
+    flights::Verify,
+    pace::Pace,
+    schedule::{Arrival, Profile},
+    target::Target,
+    threshold::Threshold,
+};
 
 /// A run.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
+    /// What is done with the connections.
+    pub(crate) kind: Kind,
     /// What is spoken.
     pub(crate) what: What,
     /// Where.
-    pub(crate) url: Url,
+    pub(crate) target: Target,
     /// Connections in all, at least one.
     pub(crate) connections: u32,
-    /// How long to measure; without it, until the requests are done.
-    pub(crate) duration: Option<Duration>,
-    /// How many messages to measure. Invariant: this or `duration` is there.
+    /// How many are opened a second; without it, 64 at a time on each thread.
+    pub(crate) connection_rate: Option<f64>,
+    /// In their order; at least one.
+    pub(crate) phases: Vec<Phase>,
+    /// What lies between intended times.
+    pub(crate) arrival: Arrival,
+    /// How many messages to measure. Invariant: this, or the time of each phase, is there.
     pub(crate) requests: Option<u64>,
-    /// A message's length in bytes.
-    pub(crate) size: usize,
-    /// Messages in flight on each connection, at least one.
+    /// How long messages are.
+    pub(crate) sizes: Sizes,
+    /// Messages in flight on each connection, at least one: in a closed loop always, else at most.
     pub(crate) depth: usize,
     /// Invariant: `1 <= threads <= connections`.
     pub(crate) threads: u32,
-    /// How long to run before measuring.
-    pub(crate) warmup: Duration,
+    /// The first core of the threads, and how many there are; from the last one downwards where it is not said.
+    pub(crate) cores: Option<(usize, usize)>,
+    /// For a reply, from the intended time on.
+    pub(crate) timeout: Option<Duration>,
     /// For a connection and its handshake.
-    pub(crate) timeout: Duration,
+    pub(crate) connect_timeout: Duration,
+    /// How long replies are waited for once nothing is sent any more; without it, by what was seen so far.
+    pub(crate) grace: Option<Duration>,
+    /// How replies are looked at.
+    pub(crate) verify: Verify,
+    /// How the time until the next message is spent.
+    pub(crate) pace: Pace,
     /// More fields for the handshake.
     pub(crate) headers: Vec<(String, String)>,
     /// What waits for the kernel.
     pub(crate) driver: Driver,
-    /// Whose CPU time to read. Invariant: then `threads` is 1, and `duration` is there.
+    /// Where connections come from; the kernel's choice if there are none.
+    pub(crate) sources: Vec<IpAddr>,
+    /// Connections that read slowly.
+    pub(crate) slow: Option<Slow>,
+    /// Connections that the server ended are opened again.
+    pub(crate) reconnects: bool,
+    /// Whose CPU time to read.
     pub(crate) server_pid: Option<u32>,
-    /// Where the content comes from.
+    /// Where the content and the schedule come from.
     pub(crate) seed: u64,
+    /// What has to be so in the end.
+    pub(crate) thresholds: Vec<Threshold>,
+    /// How many errors and unanswered messages are forgiven.
+    pub(crate) errors_max: u64,
     /// How to tell.
     pub(crate) output: Output,
+    /// What the run is called in its results.
+    pub(crate) labels: Vec<(String, String)>,
+}
+
+/// What is done with the connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Open them all, then messages.
+    Load,
+    /// Each of them at its time: open, one message if `says` so, hold, close.
+    Storm { hold: Duration, says: bool },
+    /// The first so many send; all others hear all of it.
+    Fanout { senders: u32 },
 }
 
 /// Which scenario; [`scenarios`](crate::scenarios) has them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum What {
     /// Messages over WebSocket.
-    WebSocket { text: bool },
+    WebSocket(WebSocket),
     /// Bytes over a raw `Upgrade: echo`.
     Echo,
 }
 
+/// How WebSocket is spoken.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct WebSocket {
+    pub(crate) is_text: bool,
+    pub(crate) subprotocols: Vec<String>,
+    pub(crate) deflate: bool,
+    /// The longest frame of a message.
+    pub(crate) fragment: Option<usize>,
+    /// All masking keys are 0, which spares the server the unmasking.
+    pub(crate) has_zero_mask: bool,
+    /// How often each connection sends a ping.
+    pub(crate) ping: Option<Duration>,
+}
+
+/// A part of the run with figures of its own.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Phase {
+    pub(crate) name: String,
+    /// Without it, until the messages are used up.
+    pub(crate) time: Option<Duration>,
+    /// When messages are due; without it, the closed loop.
+    pub(crate) profile: Option<Profile>,
+    /// Warm-up is not.
+    pub(crate) is_measured: bool,
+    /// At its begin all connections are closed and opened again.
+    pub(crate) is_storm: bool,
+}
+
+/// How slow, and how many.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Slow {
+    /// Of all connections, 0 to 1.
+    pub(crate) part: f64,
+    /// What each of them reads.
+    pub(crate) bytes_a_second: usize,
+}
+
 /// Who reads the result.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Output {
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Output {
+    /// What goes to the standard output.
+    pub(crate) format: Format,
+    /// Files to write.
+    pub(crate) json: Option<PathBuf>,
+    pub(crate) csv: Option<PathBuf>,
+    pub(crate) hlog: Option<PathBuf>,
+    pub(crate) hgrm: Option<PathBuf>,
+    pub(crate) html: Option<PathBuf>,
+    /// Whether a screen, or a line, shows how it goes. `None`: if standard error is a terminal.
+    pub(crate) progress: Option<bool>,
+}
+
+/// What goes to the standard output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    #[default]
     Text,
-    Quiet,
+    /// For programs.
     Json,
+    /// A line for each histogram.
+    Csv,
+    /// The verdict only.
+    Quiet,
 }
 
 impl Plan {
     /// Whether messages are made of text.
     pub(crate) fn is_text(&self) -> bool {
-        self.what == What::WebSocket { text: true }
+        matches!(&self.what, What::WebSocket(how) if how.is_text)
+    }
+
+    /// Whether messages have intended times.
+    pub(crate) fn is_open(&self) -> bool {
+        self.phases.iter().any(|phase| phase.profile.is_some())
     }
 
     /// The connections of one thread, by their numbers.
@@ -80,7 +187,22 @@ impl Plan {
         };
         up_to(share.end) - up_to(share.start)
     }
+
+    /// Whether a connection is one of the slow ones, which are spread over all.
+    pub(crate) fn is_slow(&self, connection: u32) -> bool {
+        let up_to =
+            |connection: u32| self.slow.map_or(0.0, |slow| (f64::from(connection) * slow.part).floor());
+        up_to(connection) < up_to(connection + 1)
+    }
+
+    /// How many slots a record has: one for each phase and cohort.
+    pub(crate) fn slots(&self) -> usize {
+        self.phases.len() * COHORTS
+    }
 }
+
+/// Those that read as fast as they can, and the slow ones.
+pub(crate) const COHORTS: usize = 2;
 
 #[cfg(test)]
 pub(crate) mod tests {
@@ -89,21 +211,40 @@ pub(crate) mod tests {
     /// A plan for tests.
     pub(crate) fn plan(what: What, size: usize) -> Plan {
         Plan {
+            kind: Kind::Load,
             what,
-            url: "ws://example.org/echo".parse().unwrap(),
+            target: "ws://example.org/echo".parse().unwrap(),
             connections: 7,
-            duration: None,
+            connection_rate: None,
+            phases: vec![Phase {
+                name: "run".into(),
+                time: None,
+                profile: None,
+                is_measured: true,
+                is_storm: false,
+            }],
+            arrival: Arrival::Fixed,
             requests: Some(100),
-            size,
+            sizes: Sizes::Fixed(size),
             depth: 1,
             threads: 3,
-            warmup: Duration::ZERO,
-            timeout: Duration::from_secs(1),
+            cores: None,
+            timeout: None,
+            connect_timeout: Duration::from_secs(1),
+            grace: None,
+            verify: Verify::Full,
+            pace: Pace::Auto,
             headers: Vec::new(),
             driver: Driver::Auto,
+            sources: Vec::new(),
+            slow: None,
+            reconnects: false,
             server_pid: None,
             seed: 7,
-            output: Output::Text,
+            thresholds: Vec::new(),
+            errors_max: 0,
+            output: Output::default(),
+            labels: Vec::new(),
         }
     }
 
@@ -119,5 +260,13 @@ pub(crate) mod tests {
             assert!(shares.iter().all(|share| !share.is_empty()));
             assert_eq!((0..threads).map(|thread| plan.budget(thread)).sum::<u64>(), requests);
         }
+    }
+
+    #[test]
+    fn slow_connections_are_spread_over_all() {
+        let slow = Some(Slow { part: 0.05, bytes_a_second: 1000 });
+        let plan = Plan { slow, ..plan(What::Echo, 1) };
+        assert_eq!((0..1000).filter(|connection| plan.is_slow(*connection)).count(), 50);
+        assert_eq!((0..100).filter(|connection| plan.is_slow(*connection)).count(), 5);
     }
 }

@@ -1,38 +1,72 @@
 //! What was counted and timed: one for each thread, merged at the end. Histograms are added, never averaged.
+//!
+//! ```text
+//!   intended          sent                      reply
+//!      |-- send-lag --->|------- service --------->|
+//!      |---------------- response ---------------->|
+//! ```
+//!
+//! What was not answered is in the histograms, too, with the time that it has waited: its true one is longer.
 
 use std::{borrow::Cow, collections::BTreeMap, fmt::Display};
 
 use hdrhistogram::Histogram;
 
-use crate::fault::{Fault, Wrong};
+use crate::{fault::Fault, flights::Flight, units::Nanos};
 
-/// Nanoseconds since the run began, the same zero for all threads.
-pub(crate) type Nanos = u64;
-
-/// What became of messages. Invariant, once the run is over: `sent == answered + wrong + unanswered`.
+/// What became of messages. Invariant, once the run is over: `planned == answered + errors + unanswered`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Ledger {
+    /// By the schedule; in a closed loop, what was sent.
+    pub(crate) planned: u64,
     pub(crate) sent: u64,
     /// With a reply that was verified.
     pub(crate) answered: u64,
+    /// Of these, before the phase was over.
+    pub(crate) in_time: u64,
     /// With a reply that was not the right one.
     pub(crate) wrong: u64,
+    /// Not within the timeout; a late reply does not change that.
+    pub(crate) timed_out: u64,
     pub(crate) unanswered: u64,
+    /// Sent later than meant because the connection had no room: the server's doing, and not lag.
+    pub(crate) held: u64,
 }
 
 impl Ledger {
-    fn add(&mut self, other: &Self) {
+    /// Adds another one.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.planned += other.planned;
         self.sent += other.sent;
         self.answered += other.answered;
+        self.in_time += other.in_time;
         self.wrong += other.wrong;
+        self.timed_out += other.timed_out;
         self.unanswered += other.unanswered;
+        self.held += other.held;
+    }
+
+    /// Replies that were wrong, or too late.
+    pub(crate) fn errors(&self) -> u64 {
+        self.wrong + self.timed_out
     }
 
     /// Whether every message is accounted for.
     pub(crate) fn is_balanced(&self) -> bool {
-        self.sent == self.answered + self.wrong + self.unanswered
+        self.planned == self.answered + self.errors() + self.unanswered
     }
 }
+
+/// A histogram of nanoseconds, from 1 to an hour, with three digits. All have the same bounds, so all can be added.
+pub(crate) type Times = Histogram<u64>;
+
+/// An empty one.
+pub(crate) fn times() -> Times {
+    Histogram::new_with_bounds(1, LONGEST, DIGITS).expect("the bounds are constants that are valid")
+}
+
+const LONGEST: Nanos = 3_600_000_000_000;
+const DIGITS: u8 = 3;
 
 /// How often something went wrong, and how it looked the first time.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,80 +75,212 @@ pub(crate) struct Errors {
     pub(crate) example: String,
 }
 
+/// A phase, seen by one kind of connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Slot {
+    pub(crate) ledger: Ledger,
+    /// From the intended time to the reply. Empty in a closed loop, which has no intended times.
+    pub(crate) response: Times,
+    /// From the actual time to the reply.
+    pub(crate) service: Times,
+    /// From the intended time to the actual one: our own lateness.
+    pub(crate) lag: Times,
+    /// How many of the values in `response`, or `service`, are what an unanswered one has waited.
+    pub(crate) censored: u64,
+}
+
+impl Slot {
+    fn new() -> Self {
+        Self { ledger: Ledger::default(), response: times(), service: times(), lag: times(), censored: 0 }
+    }
+
+    /// Adds what another thread knows.
+    pub(crate) fn merge(&mut self, other: &Self) {
+        self.ledger.add(&other.ledger);
+        merge_times(&mut self.response, &other.response);
+        merge_times(&mut self.service, &other.service);
+        merge_times(&mut self.lag, &other.lag);
+        self.censored += other.censored;
+    }
+}
+
+/// Adds `other`, which has the same bounds.
+pub(crate) fn merge_times(to: &mut Times, other: &Times) {
+    to.add(other).expect("all have the same bounds");
+}
+
+/// How connections came about, each step by itself.
+#[derive(Clone, Debug)]
+pub(crate) struct Opening {
+    /// From the intended connect to ours.
+    pub(crate) lag: Times,
+    /// From the connect to the established connection.
+    pub(crate) tcp: Times,
+    /// From the request to the verified 101.
+    pub(crate) upgrade: Times,
+    /// From the intended connect, or ours where there is no rate, to the verified 101.
+    pub(crate) ready: Times,
+    /// From a connection's first message to its reply.
+    pub(crate) first: Times,
+    /// From our goodbye to the end.
+    pub(crate) close: Times,
+}
+
+impl Opening {
+    fn new() -> Self {
+        Self { lag: times(), tcp: times(), upgrade: times(), ready: times(), first: times(), close: times() }
+    }
+
+    /// With their names.
+    pub(crate) fn all(&self) -> [(&'static str, &Times); 6] {
+        [
+            ("connect-lag", &self.lag),
+            ("tcp-connect", &self.tcp),
+            ("upgrade", &self.upgrade),
+            ("ready", &self.ready),
+            ("first-message", &self.first),
+            ("close", &self.close),
+        ]
+    }
+
+    fn merge(&mut self, other: &Self) {
+        merge_times(&mut self.lag, &other.lag);
+        merge_times(&mut self.tcp, &other.tcp);
+        merge_times(&mut self.upgrade, &other.upgrade);
+        merge_times(&mut self.ready, &other.ready);
+        merge_times(&mut self.first, &other.first);
+        merge_times(&mut self.close, &other.close);
+    }
+}
+
+/// About a second of the run, by when things happened.
+#[derive(Clone, Debug)]
+pub(crate) struct Interval {
+    /// Which second since the start.
+    pub(crate) second: u64,
+    /// Response times, or service times in a closed loop.
+    pub(crate) latency: Times,
+    pub(crate) planned: u64,
+    pub(crate) sent: u64,
+    pub(crate) answered: u64,
+    pub(crate) errors: u64,
+    /// Of the phase that it began in.
+    pub(crate) is_measured: bool,
+}
+
+impl Interval {
+    pub(crate) fn new() -> Self {
+        Self { second: 0, latency: times(), planned: 0, sent: 0, answered: 0, errors: 0, is_measured: false }
+    }
+
+    /// As new, but with the memory that it has.
+    pub(crate) fn clear(&mut self) {
+        self.latency.reset();
+        (self.planned, self.sent, self.answered, self.errors) = (0, 0, 0, 0);
+    }
+}
+
 /// What one thread knows, or all of them.
 #[derive(Clone, Debug)]
 pub(crate) struct Record {
-    /// Of measured messages: from the write to the whole reply.
-    pub(crate) latency: Histogram<u64>,
-    /// From the connect to the verified 101.
-    pub(crate) handshake: Histogram<u64>,
-    pub(crate) measured: Ledger,
-    /// Messages that were sent before the measurement began: not timed, but not forgotten.
-    pub(crate) warmup: Ledger,
+    /// By phase, and by cohort within it.
+    pub(crate) slots: Vec<Slot>,
+    pub(crate) opening: Opening,
+    pub(crate) interval: Interval,
     pub(crate) errors: BTreeMap<Cow<'static, str>, Errors>,
     /// Connections that did not end by our own will, or never began.
     pub(crate) failed: u64,
     /// The longest latency so far, warm-up and wrong replies included.
     pub(crate) longest: Nanos,
-    /// How long the oldest unanswered message had waited when we gave it up.
-    pub(crate) waited: Nanos,
-    /// When the last measured reply came.
+    /// Replies to what was given up.
+    pub(crate) late: u64,
+    /// Second replies to the same message.
+    pub(crate) duplicates: u64,
+    /// When the last reply came that was measured.
     pub(crate) last: Nanos,
 }
 
 impl Record {
-    pub(crate) fn new() -> Self {
-        let histogram = || {
-            Histogram::new_with_bounds(1, LONGEST, DIGITS).expect("the bounds are constants that are valid")
-        };
+    pub(crate) fn new(slots: usize) -> Self {
         Self {
-            latency: histogram(),
-            handshake: histogram(),
-            measured: Ledger::default(),
-            warmup: Ledger::default(),
+            slots: (0..slots).map(|_| Slot::new()).collect(),
+            opening: Opening::new(),
+            interval: Interval::new(),
             errors: BTreeMap::new(),
             failed: 0,
             longest: 0,
-            waited: 0,
+            late: 0,
+            duplicates: 0,
             last: 0,
         }
     }
 
+    /// A message with an intended time was sent.
     #[inline]
-    fn ledger(&mut self, is_measured: bool) -> &mut Ledger {
-        if is_measured { &mut self.measured } else { &mut self.warmup }
+    pub(crate) fn sent_as_planned(&mut self, flight: &Flight) {
+        let slot = &mut self.slots[usize::from(flight.slot)];
+        slot.ledger.sent += 1;
+        self.interval.sent += 1;
     }
 
-    /// `count` messages are on their way.
+    /// It was our turn to send a message that was to be sent at `intended`.
     #[inline]
-    pub(crate) fn sent(&mut self, count: usize, is_measured: bool) {
-        self.ledger(is_measured).sent += count as u64;
+    pub(crate) fn lag(&mut self, intended: Nanos, now: Nanos, slot: u16) {
+        self.slots[usize::from(slot)].lag.saturating_record(now.saturating_sub(intended));
     }
 
-    /// The reply to a message has come `now`.
+    /// The right reply to a message has come `now`.
     #[inline]
-    pub(crate) fn reply(&mut self, sent: Nanos, now: Nanos, is_measured: bool, verdict: Result<(), Wrong>) {
-        let latency = now.saturating_sub(sent);
+    pub(crate) fn answered(&mut self, flight: &Flight, now: Nanos, until: Nanos, is_open: bool) {
+        let service = now.saturating_sub(flight.sent);
+        let slot = &mut self.slots[usize::from(flight.slot)];
+        slot.ledger.answered += 1;
+        slot.ledger.in_time += u64::from(now <= until);
+        slot.service.saturating_record(service);
+        let latency = if is_open {
+            let response = now.saturating_sub(flight.intended);
+            slot.response.saturating_record(response);
+            response
+        } else {
+            service
+        };
+        self.interval.latency.saturating_record(latency);
+        self.interval.answered += 1;
         self.longest = self.longest.max(latency);
-        match verdict {
-            Ok(()) => {
-                self.ledger(is_measured).answered += 1;
-                if is_measured {
-                    self.latency.saturating_record(latency);
-                    self.last = now;
-                }
-            }
-            Err(wrong) => {
-                self.ledger(is_measured).wrong += 1;
-                self.error(wrong.kind().into(), &wrong);
-            }
-        }
+        self.last = now;
+    }
+
+    /// A reply that was not the right one.
+    pub(crate) fn wrong(&mut self, flight: &Flight, now: Nanos, wrong: crate::fault::Wrong) {
+        self.longest = self.longest.max(now.saturating_sub(flight.sent));
+        self.slots[usize::from(flight.slot)].ledger.wrong += 1;
+        self.error(wrong.kind().into(), &wrong);
+    }
+
+    /// A message has waited for its whole time.
+    pub(crate) fn timed_out(&mut self, flight: &Flight, now: Nanos, is_open: bool) {
+        let slot = &mut self.slots[usize::from(flight.slot)];
+        slot.ledger.timed_out += 1;
+        slot.waited(flight, now, is_open);
+        self.error("timeout".into(), &"no reply within --timeout");
     }
 
     /// No reply to a message will be waited for any more.
-    pub(crate) fn unanswered(&mut self, sent: Nanos, now: Nanos, is_measured: bool) {
-        self.ledger(is_measured).unanswered += 1;
-        self.waited = self.waited.max(now.saturating_sub(sent));
+    pub(crate) fn unanswered(&mut self, flight: &Flight, now: Nanos, is_open: bool, is_lost: bool) {
+        let slot = &mut self.slots[usize::from(flight.slot)];
+        slot.ledger.unanswered += 1;
+        slot.waited(flight, now, is_open);
+        if is_lost {
+            self.error("missing-reply".into(), &"no reply, and later messages were answered");
+        }
+    }
+
+    /// Messages that were planned and never sent, because their connection had no room, or there was none.
+    pub(crate) fn never_sent(&mut self, intended: Nanos, now: Nanos, slot: u16) {
+        let slot = &mut self.slots[usize::from(slot)];
+        slot.ledger.unanswered += 1;
+        slot.censored += 1;
+        slot.response.saturating_record(now.saturating_sub(intended));
     }
 
     /// A connection has failed.
@@ -125,7 +291,8 @@ impl Record {
 
     /// Writes the example only the first time: a server that gets everything wrong should not slow us down.
     #[cold]
-    fn error(&mut self, kind: Cow<'static, str>, what: &dyn Display) {
+    pub(crate) fn error(&mut self, kind: Cow<'static, str>, what: &dyn Display) {
+        self.interval.errors += 1;
         let errors =
             self.errors.entry(kind).or_insert_with(|| Errors { count: 0, example: what.to_string() });
         errors.count += 1;
@@ -133,15 +300,16 @@ impl Record {
 
     /// How many replies there were, right or wrong.
     pub(crate) fn replies(&self) -> u64 {
-        [self.measured, self.warmup].iter().map(|ledger| ledger.answered + ledger.wrong).sum()
+        let replies: u64 = self.slots.iter().map(|slot| slot.ledger.answered + slot.ledger.wrong).sum();
+        replies + self.late
     }
 
     /// Adds what another thread knows.
     pub(crate) fn merge(&mut self, other: &Self) {
-        self.latency.add(&other.latency).expect("all have the same bounds");
-        self.handshake.add(&other.handshake).expect("all have the same bounds");
-        self.measured.add(&other.measured);
-        self.warmup.add(&other.warmup);
+        for (mine, other) in self.slots.iter_mut().zip(&other.slots) {
+            mine.merge(other);
+        }
+        self.opening.merge(&other.opening);
         for (kind, errors) in &other.errors {
             let mine = self
                 .errors
@@ -150,18 +318,25 @@ impl Record {
             mine.count += errors.count;
         }
         self.failed += other.failed;
+        self.late += other.late;
+        self.duplicates += other.duplicates;
         self.longest = self.longest.max(other.longest);
-        self.waited = self.waited.max(other.waited);
         self.last = self.last.max(other.last);
     }
 }
 
-/// A minute: nothing waits longer than a run's grace, and a record beyond it still counts as the longest.
-const LONGEST: Nanos = 60_000_000_000;
-const DIGITS: u8 = 3;
+impl Slot {
+    fn waited(&mut self, flight: &Flight, now: Nanos, is_open: bool) {
+        self.censored += 1;
+        self.service.saturating_record(now.saturating_sub(flight.sent));
+        if is_open {
+            self.response.saturating_record(now.saturating_sub(flight.intended));
+        }
+    }
+}
 
 /// A percentile, unless fewer than ten samples lie beyond it: then it would be hearsay.
-pub(crate) fn percentile(histogram: &Histogram<u64>, percent: f64) -> Option<Nanos> {
+pub(crate) fn percentile(histogram: &Times, percent: f64) -> Option<Nanos> {
     let beyond = histogram.len() as f64 * (100.0 - percent) / 100.0;
     // 1000 samples have ten beyond p99, whatever the floating point says.
     (beyond + 1e-6 >= BEYOND_MIN).then(|| histogram.value_at_percentile(percent))
@@ -172,13 +347,14 @@ const BEYOND_MIN: f64 = 10.0;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{fault::Wrong, flights::Flights};
 
     #[test]
     fn a_percentile_needs_ten_samples_beyond_it() {
-        let mut record = Record::new();
+        let mut times = times();
         for count in 1..=10_000 {
-            record.latency.record(count * 1000).unwrap();
-            let has = |percent| percentile(&record.latency, percent).is_some();
+            times.record(count * 1000).unwrap();
+            let has = |percent| percentile(&times, percent).is_some();
             assert_eq!(
                 [has(50.0), has(90.0), has(99.0), has(99.9)],
                 [count >= 20, count >= 100, count >= 1000, count >= 10_000],
@@ -187,26 +363,59 @@ mod tests {
         }
     }
 
+    fn flight(intended: Nanos, sent: Nanos, slot: u16) -> Flight {
+        let mut flights = Flights::default();
+        flights.push(intended, sent, slot);
+        flights.drain().next().unwrap().0
+    }
+
     #[test]
     fn every_message_is_in_its_ledger_and_the_merged_are_the_sum() {
-        let mut record = Record::new();
-        record.sent(3, true);
-        record.sent(1, false);
-        record.reply(100, 350, true, Ok(()));
-        record.reply(100, 1100, true, Err(Wrong::Length(3)));
-        record.unanswered(100, 5100, true);
-        record.reply(0, 50, false, Ok(()));
-        assert_eq!(record.measured, Ledger { sent: 3, answered: 1, wrong: 1, unanswered: 1 });
-        assert_eq!(record.warmup, Ledger { sent: 1, answered: 1, wrong: 0, unanswered: 0 });
-        assert!(record.measured.is_balanced() && record.warmup.is_balanced());
-        assert_eq!((record.longest, record.waited, record.last), (1000, 5000, 350));
-        assert_eq!(record.latency.len(), 1);
+        let mut record = Record::new(2);
+        record.slots[0].ledger.planned = 1;
+        record.slots[1].ledger.planned = 5;
+        record.answered(&flight(100, 150, 1), 350, 1000, true);
+        record.wrong(&flight(100, 150, 1), 1100, Wrong::Length(3));
+        record.unanswered(&flight(100, 120, 1), 5100, true, true);
+        record.timed_out(&flight(100, 120, 1), 2100, true);
+        record.never_sent(100, 5100, 1);
+        record.answered(&flight(0, 0, 0), 50, 10, true);
+        let ledger = record.slots[1].ledger;
+        assert_eq!((ledger.answered, ledger.in_time, ledger.errors(), ledger.unanswered), (1, 1, 2, 2));
+        assert!(record.slots.iter().all(|slot| slot.ledger.is_balanced()));
+        assert_eq!(record.slots[0].ledger.in_time, 0);
+        // The unanswered are in the histograms, with what they have waited; the wrong one is not.
+        let slot = &record.slots[1];
+        assert_eq!((slot.response.len(), slot.service.len(), slot.censored), (4, 3, 3));
+        assert_eq!(slot.response.value_at_percentile(100.0) / 10, 500);
+        assert_eq!((record.errors["missing-reply"].count, record.longest), (1, 950));
 
         let mut sum = record.clone();
         sum.fault(&Fault::Ended);
         sum.merge(&record);
-        assert_eq!((sum.latency.len(), sum.measured.sent, sum.replies(), sum.failed), (2, 6, 6, 1));
+        assert_eq!((sum.slots[1].response.len(), sum.replies(), sum.failed), (8, 6, 1));
         assert_eq!(sum.errors["wrong-length"].count, 2);
         assert_eq!(sum.errors["connection-ended"].count, 1);
+    }
+
+    /// T10: what is split over eight histograms and merged is the same, count by count.
+    #[test]
+    fn merged_is_single_count_by_count() {
+        let mut random = crate::content::Random::new(7);
+        let mut single = times();
+        let mut parts: Vec<Times> = (0..8).map(|_| times()).collect();
+        for index in 0..100_000 {
+            // From 1 ns to an hour, as often in each power of two.
+            let value = (random.next() >> (random.next() % 42 + 22)).clamp(1, LONGEST);
+            single.record(value).unwrap();
+            parts[index % 8].record(value).unwrap();
+        }
+        let mut merged = times();
+        parts.iter().for_each(|part| merge_times(&mut merged, part));
+        assert_eq!(merged, single);
+        let counts = |times: &Times| -> Vec<_> {
+            times.iter_recorded().map(|v| (v.value_iterated_to(), v.count_at_value())).collect()
+        };
+        assert_eq!(counts(&merged), counts(&single));
     }
 }

@@ -4,7 +4,7 @@
 
 use std::{fs, io};
 
-use crate::record::Nanos;
+use crate::units::Nanos;
 
 /// The CPU time of all threads of a process so far. A thread that ends takes its time with it.
 pub(crate) fn cpu_time(pid: u32) -> io::Result<Nanos> {
@@ -23,12 +23,20 @@ pub(crate) fn cpu_time(pid: u32) -> io::Result<Nanos> {
     }
 }
 
+/// The resident memory of a process, in bytes; 0 where it cannot be read.
+pub(crate) fn memory(pid: u32) -> u64 {
+    let statm = fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
+    let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok());
+    pages.unwrap_or(0) * rustix::param::page_size() as u64
+}
+
 /// What was so at an instant.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reading {
     pub(crate) at: Nanos,
     pub(crate) replies: u64,
     pub(crate) cpu: Nanos,
+    pub(crate) memory: u64,
 }
 
 /// What was used between two instants.
@@ -37,6 +45,8 @@ pub(crate) struct Usage {
     pub(crate) time: Nanos,
     pub(crate) replies: u64,
     pub(crate) cpu: Nanos,
+    /// At the end.
+    pub(crate) memory: u64,
 }
 
 impl Usage {
@@ -45,6 +55,7 @@ impl Usage {
             time: end.at - begin.at,
             replies: end.replies - begin.replies,
             cpu: end.cpu.saturating_sub(begin.cpu),
+            memory: end.memory,
         }
     }
 
@@ -69,14 +80,15 @@ mod tests {
         let begin = cpu_time(pid).unwrap();
         let end = std::iter::repeat_with(|| cpu_time(pid).unwrap()).find(|end| *end > begin).unwrap();
         assert!(end - begin < 10_000_000_000);
+        assert!((1 << 20..1 << 40).contains(&memory(pid)) && memory(u32::MAX) == 0);
         let error = cpu_time(u32::MAX).unwrap_err().to_string();
         assert!(error.contains("process 4294967295"), "{error}");
     }
 
     #[test]
     fn usage_is_what_lies_between() {
-        let begin = Reading { at: 1_000, replies: 7, cpu: 500 };
-        let usage = Usage::between(begin, Reading { at: 3_000, replies: 11, cpu: 1_500 });
+        let begin = Reading { at: 1_000, replies: 7, cpu: 500, memory: 1 };
+        let usage = Usage::between(begin, Reading { at: 3_000, replies: 11, cpu: 1_500, memory: 2 });
         assert_eq!((usage.cpu_per_message(), usage.cores()), (Some(250.0), 0.5));
         assert_eq!(Usage::between(begin, begin).cpu_per_message(), None);
     }

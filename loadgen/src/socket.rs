@@ -6,7 +6,7 @@
 use std::{
     cell::UnsafeCell,
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     os::fd::{AsRawFd, BorrowedFd},
 };
 
@@ -16,9 +16,50 @@ use rustix::net::{SendFlags, Shutdown};
 pub(crate) struct Socket(UnsafeCell<TcpStream>);
 
 impl Socket {
-    /// Dropping the future gives the attempt up.
-    pub(crate) async fn connect(address: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect_addr(address).await?;
+    /// Dropping the future gives the attempt up. With `source` the connection comes from there; with `receive_buffer` the
+    /// kernel holds about as many bytes for us and no more.
+    pub(crate) async fn connect(
+        address: SocketAddr,
+        source: Option<IpAddr>,
+        receive_buffer: Option<usize>,
+    ) -> io::Result<Self> {
+        if source.is_none() && receive_buffer.is_none() {
+            let stream = TcpStream::connect_addr(address).await?;
+            return Self::new(stream);
+        }
+        let socket = socket2::Socket::new(
+            socket2::Domain::for_address(address),
+            socket2::Type::STREAM,
+            Some(socket2::Protocol::TCP),
+        )?;
+        if let Some(size) = receive_buffer {
+            socket.set_recv_buffer_size(size)?;
+        }
+        if let Some(source) = source {
+            // Then the port is chosen at the connect, and may be that of a connection to elsewhere, or from elsewhere.
+            // Refused by other kernels than Linux; then ports are only scarcer.
+            let _ = bind_without_port(&socket);
+            socket.bind(&SocketAddr::new(source, 0).into())?;
+        }
+        socket.set_nonblocking(true)?;
+        match socket.connect(&address.into()) {
+            Err(error) if error.raw_os_error() != Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => {
+                return Err(error);
+            }
+            _ => {}
+        }
+        let again = socket.try_clone()?;
+        // io_uring waits by itself where the descriptor blocks, and does not wait where it does not.
+        let stream = TcpStream::from_std(socket.into())?;
+        stream.writable(false).await?;
+        if let Some(error) = again.take_error()? {
+            return Err(error);
+        }
+        again.set_nonblocking(monoio::utils::is_legacy())?;
+        Self::new(stream)
+    }
+
+    fn new(stream: TcpStream) -> io::Result<Self> {
         // Messages are written whole; waiting for more of them would only be measured as latency.
         stream.set_nodelay(true)?;
         Ok(Self(UnsafeCell::new(stream)))
@@ -72,4 +113,22 @@ impl Socket {
         // SAFETY: the stream owns the descriptor and outlives the borrow.
         unsafe { BorrowedFd::borrow_raw(self.stream().as_raw_fd()) }
     }
+}
+
+/// `IP_BIND_ADDRESS_NO_PORT`, which neither socket2 nor rustix has.
+#[expect(unsafe_code, reason = "the option has no safe name in the crates that we use")]
+fn bind_without_port(socket: &socket2::Socket) -> io::Result<()> {
+    let yes: libc::c_int = 1;
+    // SAFETY: the descriptor is open for as long as `socket` is borrowed; the kernel reads one `c_int` from the address of
+    // one, whose size is what it is told.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IP,
+            libc::IP_BIND_ADDRESS_NO_PORT,
+            (&raw const yes).cast(),
+            size_of_val(&yes) as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

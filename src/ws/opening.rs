@@ -4,7 +4,7 @@
 //! The answer is judged as a whole: a 101 that does not fit what was asked for switches nothing, for behind it the two
 //! sides would not speak the same protocol.
 
-use std::{fmt, str::FromStr};
+use std::{borrow::Cow, fmt, str::FromStr};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 
@@ -17,7 +17,9 @@ use crate::http::list;
 /// What a client asks for.
 #[derive(Clone, Debug)]
 pub struct Opening {
-    key: String,
+    token: Cow<'static, str>,
+    /// Of WebSocket, which alone has one.
+    key: Option<String>,
     subprotocols: Vec<String>,
     deflate: Option<Deflate>,
     fields: Vec<(String, String)>,
@@ -26,7 +28,12 @@ pub struct Opening {
 impl Opening {
     /// With sixteen bytes that nobody can foretell.
     pub fn new(nonce: [u8; 16]) -> Self {
-        Self { key: STANDARD.encode(nonce), subprotocols: Vec::new(), deflate: None, fields: Vec::new() }
+        Self { key: Some(STANDARD.encode(nonce)), ..Self::to(WEBSOCKET) }
+    }
+
+    /// For a protocol other than WebSocket, by its token: the request and the answer without RFC 6455's fields.
+    pub fn to(token: impl Into<Cow<'static, str>>) -> Self {
+        Self { token: token.into(), key: None, subprotocols: Vec::new(), deflate: None, fields: Vec::new() }
     }
 
     /// Offers a subprotocol, after those that it offers already.
@@ -66,10 +73,12 @@ impl Opening {
         let mut head = format!("GET {} HTTP/1.1\r\n", url.target);
         let mut put = |name: &str, value: &str| head.extend([name, ": ", value, "\r\n"]);
         put("Host", &url.authority);
-        put("Upgrade", "websocket");
+        put("Upgrade", &self.token);
         put("Connection", "Upgrade");
-        put("Sec-WebSocket-Key", &self.key);
-        put("Sec-WebSocket-Version", "13");
+        if let Some(key) = &self.key {
+            put("Sec-WebSocket-Key", key);
+            put("Sec-WebSocket-Version", "13");
+        }
         if !self.subprotocols.is_empty() {
             put("Sec-WebSocket-Protocol", &self.subprotocols.join(", "));
         }
@@ -112,7 +121,7 @@ impl Opening {
             return Err(OpeningFault::OldVersion);
         }
         let mut upgrade = items(fields, "upgrade");
-        if !upgrade.next().is_some_and(|token| token.eq_ignore_ascii_case("websocket"))
+        if !upgrade.next().is_some_and(|token| token.eq_ignore_ascii_case(&self.token))
             || upgrade.next().is_some()
         {
             return Err(OpeningFault::WrongUpgrade);
@@ -120,10 +129,11 @@ impl Opening {
         if !items(fields, "connection").any(|token| token.eq_ignore_ascii_case("upgrade")) {
             return Err(OpeningFault::NoConnectionUpgrade);
         }
+        let Some(key) = &self.key else { return Ok(Switched { subprotocol: None, deflate: None }) };
         let mut accepts = values(fields, "sec-websocket-accept");
         match (accepts.next(), accepts.next()) {
             (None, _) => return Err(OpeningFault::NoAccept),
-            (Some(accept), None) if accept == accept_key(self.key.as_bytes()) => {}
+            (Some(accept), None) if accept == accept_key(key.as_bytes()) => {}
             _ => return Err(OpeningFault::WrongAccept),
         }
         let deflate = match &self.deflate {
@@ -144,6 +154,7 @@ impl Opening {
     }
 }
 
+const WEBSOCKET: &str = "websocket";
 /// No more of an answer's head than this is held.
 const HEAD_MAX: usize = 16 << 10;
 const FIELDS_MAX: usize = 100;
@@ -300,10 +311,12 @@ pub enum OpeningFault {
     #[error("the server's 101 is HTTP/1.0, which has no upgrade (RFC 9110 7.8)")]
     OldVersion,
     /// No `Upgrade`, or to something else.
-    #[error("the server's 101 does not say `Upgrade: websocket` (RFC 6455 4.1)")]
+    #[error(
+        "the server's 101 does not name the protocol that we asked for in `Upgrade` (RFC 9110 7.8, RFC 6455 4.1)"
+    )]
     WrongUpgrade,
     /// No `Connection: upgrade`.
-    #[error("the server's 101 does not say `Connection: upgrade` (RFC 6455 4.1)")]
+    #[error("the server's 101 does not say `Connection: upgrade` (RFC 9110 7.8, RFC 6455 4.1)")]
     NoConnectionUpgrade,
     /// No proof that the server speaks WebSocket.
     #[error("the server's 101 has no `Sec-WebSocket-Accept` (RFC 6455 4.1)")]
@@ -452,6 +465,19 @@ mod tests {
     /// The example's answer with lines in place of others, or behind them.
     fn with(lines: &str) -> String {
         ANSWER.replace("\r\n\r\n", &format!("\r\n{lines}\r\n\r\n"))
+    }
+
+    #[test]
+    fn another_protocol_is_asked_for_by_its_token_alone() {
+        let mut opening = Opening::to("echo/1");
+        opening.field("X-A", "1").unwrap();
+        let request = opening.request(&"ws://h/p".parse().unwrap());
+        let expected =
+            "GET /p HTTP/1.1\r\nHost: h\r\nUpgrade: echo/1\r\nConnection: Upgrade\r\nX-A: 1\r\n\r\n";
+        assert_eq!(str::from_utf8(&request), Ok(expected));
+        let answer = "HTTP/1.1 101 x\r\nUpgrade: ECHO/1\r\nConnection: Upgrade\r\n\r\n";
+        assert_eq!(switched(&opening, answer), Ok(Switched { subprotocol: None, deflate: None }));
+        assert_eq!(switched(&opening, ANSWER), Err(OpeningFault::WrongUpgrade));
     }
 
     #[test]

@@ -1,62 +1,49 @@
 //! Bytes over a raw `Upgrade: echo`: the stream that comes back is cut where it was cut when it went out.
 
-use std::sync::Arc;
+use std::rc::Rc;
 
-use crate::{
-    content::{Content, Messages, Random},
-    fault::{Fault, Wrong},
-    handshake::{Answer, Broken},
-    plan::Plan,
-    scenario::Scenario,
+use switchpoint::ws::{
+    Contexts, Opening,
+    opening::{Switched, Unfit},
 };
 
-pub(crate) struct Echo {
-    messages: Messages,
-}
+use crate::{
+    content::Random,
+    fault::Fault,
+    plan::Plan,
+    scenario::{Scenario, Sink},
+};
+
+pub(crate) struct Echo;
 
 impl Scenario for Echo {
-    const TOKEN: &'static str = "echo";
-
-    fn new(_: &Plan, content: &Arc<Content>, connection: u32, _: Random) -> Self {
-        Self { messages: Messages::new(Arc::clone(content), connection) }
+    fn opening(_: &Plan, _: &mut Random) -> Result<Opening, Unfit> {
+        Ok(Opening::to("echo"))
     }
 
-    fn fields(&self) -> Vec<(&'static str, String)> {
-        Vec::new()
+    fn new(_: &Plan, _: &Switched, _: Random, _: &Rc<Contexts>) -> Self {
+        Self
     }
 
-    fn admit(&self, _: &Answer, _: &[(String, String)]) -> Result<(), Broken> {
-        Ok(())
-    }
-
-    fn reply_max(&self) -> usize {
-        self.messages.size()
+    fn reply_max(size: usize) -> usize {
+        size
     }
 
     #[inline]
-    fn send(&mut self, out: &mut Vec<u8>) {
-        self.messages.append_next(out);
+    fn send(&mut self, out: &mut Vec<u8>, _: usize, content: impl FnOnce(&mut Vec<u8>)) {
+        content(out);
     }
 
     #[inline]
-    fn receive(
-        &mut self,
-        bytes: &mut [u8],
-        _: &mut Vec<u8>,
-        mut reply: impl FnMut(Result<(), Wrong>),
-    ) -> Result<usize, Fault> {
-        let mut replies = bytes.chunks_exact(self.messages.size());
-        for bytes in &mut replies {
-            if !self.messages.is_due() {
-                return Err(Fault::Surplus);
-            }
-            reply(self.messages.check_next(bytes));
+    fn receive(&mut self, bytes: &mut [u8], _: &mut Vec<u8>, sink: &mut impl Sink) -> Result<usize, Fault> {
+        let mut at = 0;
+        while at < bytes.len() {
+            let expected = sink.expected().ok_or(Fault::Surplus)?;
+            let Some(reply) = bytes.get(at..at + expected) else { break };
+            sink.reply(reply, true)?;
+            at += expected;
         }
-        let rest = replies.remainder().len();
-        if rest > 0 && !self.messages.is_due() {
-            return Err(Fault::Surplus);
-        }
-        Ok(bytes.len() - rest)
+        Ok(at)
     }
 
     fn goodbye(&mut self, _: &mut Vec<u8>) {}
@@ -65,22 +52,17 @@ impl Scenario for Echo {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::{What, tests::plan};
+    use crate::scenarios::tests::Due;
 
     #[test]
     fn replies_are_cut_where_messages_were() {
-        let content = Arc::new(Content::new(20, false, 7));
-        let mut echo = Echo::new(&plan(What::Echo, 20), &content, 1, Random::new(7));
-        let (mut wire, mut replies) = (Vec::new(), Vec::new());
-        (0..3).for_each(|_| echo.send(&mut wire));
-        wire[45] ^= 1;
-        let mut hear = |echo: &mut Echo, bytes: &mut [u8]| {
-            echo.receive(bytes, &mut Vec::new(), |verdict| replies.push(verdict))
-        };
-        assert_eq!(hear(&mut echo, &mut wire[..19]).unwrap(), 0);
-        assert_eq!(hear(&mut echo, &mut wire[..41]).unwrap(), 40);
-        assert_eq!(hear(&mut echo, &mut wire[40..]).unwrap(), 20);
-        assert!(matches!(hear(&mut echo, &mut [0]), Err(Fault::Surplus)));
-        assert_eq!(replies, [Ok(()), Ok(()), Err(Wrong::Content(5))]);
+        let mut due = Due::new([3, 1, 4]);
+        let mut wire = *b"abcdefghi";
+        let hear = |due: &mut Due, bytes: &mut [u8]| Echo.receive(bytes, &mut Vec::new(), due);
+        assert_eq!(hear(&mut due, &mut wire[..2]).unwrap(), 0);
+        assert_eq!(hear(&mut due, &mut wire[..5]).unwrap(), 4);
+        assert_eq!(hear(&mut due, &mut wire[4..8]).unwrap(), 4);
+        assert!(matches!(hear(&mut due, &mut wire[8..]), Err(Fault::Surplus)));
+        assert_eq!(due.heard, [b"abc".to_vec(), b"d".to_vec(), b"efgh".to_vec()]);
     }
 }

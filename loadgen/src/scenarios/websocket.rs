@@ -1,34 +1,38 @@
-//! Messages over WebSocket (RFC 6455), each in one frame under a masking key of its own.
+//! Messages over WebSocket (RFC 6455), each under a masking key of its own.
 
-use std::sync::Arc;
+use std::rc::Rc;
 
-use base64::{Engine, engine::general_purpose::STANDARD};
 use switchpoint::ws::{
-    CloseFrame, Code, Event, Header, Limits, Opcode, Receiver, Role, accept_key, close, mask, write_frame,
+    CloseFrame, Code, Compressor, Contexts, Deflate, Event, Header, Limits, Opcode, Opening, Receiver, Role,
+    close, mask,
+    opening::{Switched, Unfit},
+    write_frame, write_message,
 };
 
 use crate::{
-    content::{Content, Messages, Random},
-    fault::{Fault, Wrong},
-    handshake::{Answer, Broken},
-    plan::Plan,
-    scenario::Scenario,
+    content::Random,
+    fault::Fault,
+    plan::{self, Plan, What},
+    scenario::{Scenario, Sink},
 };
 
 pub(crate) struct WebSocket {
-    messages: Messages,
     opcode: Opcode,
     receiver: Receiver,
+    /// The longest frame that is waited for.
+    reply_max: usize,
     /// A message is in the receiver, and not all of it: the next bytes need not be a header.
     is_within: bool,
     random: Random,
-    key: String,
+    has_zero_mask: bool,
+    fragment: Option<usize>,
+    compressor: Option<Box<Compressor>>,
 }
 
 impl WebSocket {
     #[inline]
     fn masking_key(&mut self) -> [u8; 4] {
-        (self.random.next() as u32).to_le_bytes()
+        if self.has_zero_mask { [0; 4] } else { (self.random.next() as u32).to_le_bytes() }
     }
 
     /// Whether to wait until the rest of a frame is here. A frame that is seen whole is verified where it lies; one that
@@ -37,85 +41,106 @@ impl WebSocket {
     fn is_worth_waiting(&self, bytes: &[u8]) -> bool {
         match Header::decode(bytes) {
             _ if self.is_within => false,
+            // What a server may not send is for the receiver to say, at once.
+            Ok(Some((header, _))) if header.mask.is_some() => false,
             Ok(Some((header, size))) => {
                 let whole = header.length.saturating_add(size as u64);
-                whole > bytes.len() as u64 && whole <= self.reply_max() as u64
+                whole > bytes.len() as u64 && whole <= self.reply_max as u64
             }
             Ok(None) => true,
             Err(_) => false,
         }
     }
+
+    /// What is fragmented or compressed has to be there as a whole first.
+    #[cold]
+    fn send_put_together(&mut self, out: &mut Vec<u8>, payload: &[u8]) {
+        let key = self.masking_key();
+        let Some(fragment) = self.fragment.filter(|fragment| *fragment < payload.len()) else {
+            return write_message(out, self.opcode, payload, Some(key), self.compressor.as_deref_mut());
+        };
+        let count = payload.len().div_ceil(fragment);
+        for (at, piece) in payload.chunks(fragment).enumerate() {
+            let opcode = if at == 0 { self.opcode } else { Opcode::Continuation };
+            let key = self.masking_key();
+            write_frame(out, at + 1 == count, opcode, piece, Some(key));
+        }
+    }
+}
+
+fn how(plan: &Plan) -> plan::WebSocket {
+    match &plan.what {
+        What::WebSocket(how) => how.clone(),
+        What::Echo => plan::WebSocket::default(),
+    }
 }
 
 impl Scenario for WebSocket {
-    const TOKEN: &'static str = "websocket";
-
-    fn new(plan: &Plan, content: &Arc<Content>, connection: u32, mut random: Random) -> Self {
+    fn opening(plan: &Plan, random: &mut Random) -> Result<Opening, Unfit> {
         let mut nonce = [0; 16];
         nonce[..8].copy_from_slice(&random.next().to_le_bytes());
         nonce[8..].copy_from_slice(&random.next().to_le_bytes());
+        let mut opening = Opening::new(nonce);
+        let how = how(plan);
+        for name in &how.subprotocols {
+            opening.subprotocol(name)?;
+        }
+        if how.deflate {
+            opening.deflate(Deflate::default());
+        }
+        Ok(opening)
+    }
+
+    fn new(plan: &Plan, switched: &Switched, random: Random, contexts: &Rc<Contexts>) -> Self {
+        let how = how(plan);
         // A reply that is too long should be counted as such, and not end the connection, unless it is absurd.
-        let limits = Limits { message_max: content.size() + 65_536, ..Limits::default() };
+        let limits = Limits { message_max: plan.sizes.max() + 65_536, ..Limits::default() };
+        let (receiver, compressor) = match switched.deflate {
+            Some(agreed) => (
+                Receiver::with_deflate(Role::Client, limits, agreed, contexts),
+                Some(Box::new(Compressor::new(Role::Client, agreed, &Deflate::default(), contexts))),
+            ),
+            None => (Receiver::new(Role::Client, limits), None),
+        };
         Self {
-            messages: Messages::new(Arc::clone(content), connection),
-            opcode: if plan.is_text() { Opcode::Text } else { Opcode::Binary },
-            receiver: Receiver::new(Role::Client, limits),
+            opcode: if how.is_text { Opcode::Text } else { Opcode::Binary },
+            receiver,
+            reply_max: Self::reply_max(plan.sizes.max()),
             is_within: false,
             random,
-            key: STANDARD.encode(nonce),
+            has_zero_mask: how.has_zero_mask,
+            fragment: how.fragment,
+            compressor,
         }
     }
 
-    fn fields(&self) -> Vec<(&'static str, String)> {
-        vec![("Sec-WebSocket-Version", "13".to_owned()), ("Sec-WebSocket-Key", self.key.clone())]
-    }
-
-    /// RFC 6455 4.1, what a client has to check.
-    fn admit(&self, answer: &Answer, asked: &[(String, String)]) -> Result<(), Broken> {
-        let accepts: Vec<&[u8]> = answer.values("sec-websocket-accept").collect();
-        if accepts != [accept_key(self.key.as_bytes())] {
-            return Err(if accepts.is_empty() { Broken::NoAccept } else { Broken::WrongAccept });
-        }
-        if answer.values("sec-websocket-extensions").next().is_some() {
-            return Err(Broken::UnaskedExtension);
-        }
-        let offered: Vec<&str> = asked
-            .iter()
-            .filter(|(name, _)| name.eq_ignore_ascii_case("sec-websocket-protocol"))
-            .flat_map(|(_, value)| value.split(',').map(str::trim))
-            .collect();
-        let is_offered = |chosen: &[u8]| offered.iter().any(|offer| offer.as_bytes() == chosen);
-        if answer.values("sec-websocket-protocol").all(is_offered) {
-            Ok(())
-        } else {
-            Err(Broken::UnaskedProtocol)
-        }
-    }
-
-    fn reply_max(&self) -> usize {
-        Header::SIZE_MAX + self.messages.size().max(Receiver::UNREAD_MAX)
+    fn reply_max(size: usize) -> usize {
+        Header::SIZE_MAX + size.max(Receiver::UNREAD_MAX)
     }
 
     #[inline]
-    fn send(&mut self, out: &mut Vec<u8>) {
+    fn send(&mut self, out: &mut Vec<u8>, length: usize, content: impl FnOnce(&mut Vec<u8>)) {
+        if self.compressor.is_some() || self.fragment.is_some() {
+            let mut payload = Vec::with_capacity(length);
+            content(&mut payload);
+            return self.send_put_together(out, &payload);
+        }
         let key = self.masking_key();
-        let length = self.messages.size() as u64;
-        let header = Header { fin: true, rsv1: false, opcode: self.opcode, mask: Some(key), length };
+        let header =
+            Header { fin: true, rsv1: false, opcode: self.opcode, mask: Some(key), length: length as u64 };
         let mut head = [0; Header::SIZE_MAX];
         let size = header.encode(&mut head);
         out.extend_from_slice(&head[..size]);
         let start = out.len();
-        self.messages.append_next(out);
-        mask::apply(&mut out[start..], key, 0);
+        content(out);
+        debug_assert_eq!(out.len() - start, length);
+        if !self.has_zero_mask {
+            mask::apply(&mut out[start..], key, 0);
+        }
     }
 
     #[inline]
-    fn receive(
-        &mut self,
-        bytes: &mut [u8],
-        out: &mut Vec<u8>,
-        mut reply: impl FnMut(Result<(), Wrong>),
-    ) -> Result<usize, Fault> {
+    fn receive(&mut self, bytes: &mut [u8], out: &mut Vec<u8>, sink: &mut impl Sink) -> Result<usize, Fault> {
         let mut at = 0;
         while at < bytes.len() {
             if self.is_worth_waiting(&bytes[at..]) {
@@ -143,13 +168,14 @@ impl Scenario for WebSocket {
                 }
             };
             self.is_within = false;
-            if !self.messages.is_due() {
-                return Err(Fault::Surplus);
-            }
-            let verdict = self.messages.check_next(payload);
-            reply(if opcode == self.opcode { verdict } else { verdict.and(Err(Wrong::Type)) });
+            sink.reply(payload, opcode == self.opcode)?;
         }
         Ok(at)
+    }
+
+    fn ping(&mut self, out: &mut Vec<u8>) {
+        let key = self.masking_key();
+        write_frame(out, true, Opcode::Ping, b"loadgen", Some(key));
     }
 
     fn goodbye(&mut self, out: &mut Vec<u8>) {
@@ -163,11 +189,16 @@ impl Scenario for WebSocket {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::{What, tests::plan};
+    use crate::{plan::tests::plan, scenarios::tests::Due};
 
-    fn websocket(size: usize, text: bool) -> WebSocket {
-        let plan = plan(What::WebSocket { text }, size);
-        WebSocket::new(&plan, &Arc::new(Content::new(size, text, 7)), 3, Random::new(7))
+    fn speaking(how: plan::WebSocket, size: usize) -> WebSocket {
+        let plan = plan(What::WebSocket(how), size);
+        let switched = Switched { subprotocol: None, deflate: None };
+        WebSocket::new(&plan, &switched, Random::new(7), &Contexts::new())
+    }
+
+    fn websocket(size: usize, is_text: bool) -> WebSocket {
+        speaking(plan::WebSocket { is_text, ..Default::default() }, size)
     }
 
     /// What a server hears of one message, by the library's own reader.
@@ -184,32 +215,27 @@ mod tests {
         heard
     }
 
-    fn exchange(websocket: &mut WebSocket) -> (Opcode, Vec<u8>) {
+    fn exchange(websocket: &mut WebSocket, message: &[u8]) -> (Opcode, Vec<u8>) {
         let mut wire = Vec::new();
-        websocket.send(&mut wire);
+        websocket.send(&mut wire, message.len(), |out| out.extend_from_slice(message));
         heard(&mut wire)
     }
 
-    /// How it ended, what the replies were, and what was answered.
-    type Heard = (Result<(), Fault>, Vec<Result<(), Wrong>>, Vec<u8>);
-
     /// Feeds `wire` in pieces, as a connection would.
-    fn hear(websocket: &mut WebSocket, wire: &[u8], piece: usize) -> Heard {
-        let (mut held, mut out, mut verdicts) = (Vec::new(), Vec::new(), Vec::new());
+    fn hear(websocket: &mut WebSocket, wire: &[u8], piece: usize, due: &mut Due) -> Result<Vec<u8>, Fault> {
+        let (mut held, mut out) = (Vec::new(), Vec::new());
         for piece in wire.chunks(piece) {
             held.extend_from_slice(piece);
-            match websocket.receive(&mut held, &mut out, |verdict| verdicts.push(verdict)) {
-                Ok(consumed) => drop(held.drain(..consumed)),
-                Err(fault) => return (Err(fault), verdicts, out),
-            }
-            assert!(held.len() < websocket.reply_max(), "the buffer is full and nothing moves");
+            let consumed = websocket.receive(&mut held, &mut out, due)?;
+            held.drain(..consumed);
+            assert!(held.len() < websocket.reply_max, "the buffer is full and nothing moves");
         }
         assert!(held.is_empty());
-        (Ok(()), verdicts, out)
+        Ok(out)
     }
 
     #[test]
-    fn replies_are_verified_however_they_are_cut() {
+    fn replies_are_handed_over_however_they_are_cut() {
         for text in [false, true] {
             for size in [0, 1, 64, 125, 126, 1000, 70_000] {
                 for piece in [1, 2, 7, 100, 1 << 20] {
@@ -217,9 +243,10 @@ mod tests {
                         continue;
                     }
                     let mut websocket = websocket(size, text);
+                    let sent = vec![b'a'; size];
                     let mut wire = Vec::new();
                     for round in 0..4 {
-                        let (opcode, message) = exchange(&mut websocket);
+                        let (opcode, message) = exchange(&mut websocket, &sent);
                         if round == 2 {
                             // In fragments, with a ping between them.
                             let (head, tail) = message.split_at(size / 2);
@@ -230,9 +257,9 @@ mod tests {
                             write_frame(&mut wire, true, opcode, &message, None);
                         }
                     }
-                    let (result, verdicts, out) = hear(&mut websocket, &wire, piece);
-                    result.unwrap();
-                    assert_eq!(verdicts, [Ok(()); 4], "{text} {size} {piece}");
+                    let mut due = Due::new([size; 4]);
+                    let out = hear(&mut websocket, &wire, piece, &mut due).unwrap();
+                    assert!(due.heard == vec![sent; 4] && due.is_right_type, "{text} {size} {piece}");
                     assert_eq!((out[0], out[1]), (0x8a, 0x80 | 5), "the ping is answered, masked");
                 }
             }
@@ -241,7 +268,9 @@ mod tests {
 
     #[test]
     fn what_is_not_a_reply_is_a_fault() {
-        let told = |frame: &[u8]| hear(&mut websocket(64, false), frame, 1 << 20).0.unwrap_err().kind();
+        let told = |frame: &[u8]| {
+            hear(&mut websocket(64, false), frame, 1 << 20, &mut Due::new([])).unwrap_err().kind()
+        };
         let mut surplus = Vec::new();
         write_frame(&mut surplus, true, Opcode::Binary, b"?", None);
         assert_eq!(told(&surplus), "surplus-reply");
@@ -253,57 +282,36 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_reply_is_counted_and_the_next_may_be_right() {
-        let mut websocket = websocket(64, false);
-        let replies: Vec<_> = (0..4).map(|_| exchange(&mut websocket).1).collect();
+    fn text_for_binary_is_seen() {
         let mut wire = Vec::new();
-        write_frame(&mut wire, true, Opcode::Binary, &replies[0][..60], None);
-        write_frame(&mut wire, true, Opcode::Binary, &replies[2], None);
-        write_frame(&mut wire, true, Opcode::Binary, &replies[2], None);
-        write_frame(&mut wire, true, Opcode::Binary, &[0; 1000], None);
-        let (result, verdicts, _) = hear(&mut websocket, &wire, 1 << 20);
-        result.unwrap();
-        let order = Err(Wrong::Order { expected: 1, got: 2 });
-        assert_eq!(verdicts, [Err(Wrong::Length(60)), order, Ok(()), Err(Wrong::Length(1000))]);
+        write_frame(&mut wire, true, Opcode::Text, b"a", None);
+        let mut due = Due::new([1]);
+        hear(&mut websocket(1, false), &wire, 9, &mut due).unwrap();
+        assert!(!due.is_right_type);
     }
 
     #[test]
-    fn text_for_binary_is_wrong() {
-        let mut websocket = websocket(1, false);
-        let (_, message) = exchange(&mut websocket);
+    fn every_frame_has_a_key_of_its_own_unless_none_is_wanted() {
         let mut wire = Vec::new();
-        write_frame(&mut wire, true, Opcode::Text, &message, None);
-        assert_eq!(hear(&mut websocket, &wire, 9).1, [Err(Wrong::Type)]);
-    }
-
-    #[test]
-    fn every_frame_has_a_key_of_its_own() {
         let mut websocket = websocket(0, false);
-        let mut wire = Vec::new();
-        (0..100).for_each(|_| websocket.send(&mut wire));
+        (0..100).for_each(|_| websocket.send(&mut wire, 0, |_| {}));
         let keys: std::collections::HashSet<_> = wire.chunks(6).map(|frame| frame[2..].to_vec()).collect();
         assert_eq!(keys.len(), 100);
+        let mut wire = Vec::new();
+        speaking(plan::WebSocket { has_zero_mask: true, ..Default::default() }, 1).send(
+            &mut wire,
+            1,
+            |out| out.push(b'x'),
+        );
+        assert_eq!(wire, b"\x82\x81\0\0\0\0x");
     }
 
     #[test]
-    fn the_accept_has_to_be_the_keys() {
-        let websocket = websocket(64, false);
-        let admit = |fields: &str, asked: &[(String, String)]| {
-            let head = format!("HTTP/1.1 101 x\r\n{fields}\r\n");
-            let (answer, _) = Answer::parse(head.as_bytes()).unwrap().unwrap();
-            websocket.admit(&answer, asked)
-        };
-        let accept = accept_key(websocket.key.as_bytes());
-        let right = format!("Sec-WebSocket-Accept: {}\r\n", str::from_utf8(&accept).unwrap());
-        assert_eq!(admit(&right, &[]), Ok(()));
-        assert_eq!(admit("", &[]), Err(Broken::NoAccept));
-        assert_eq!(admit("Sec-WebSocket-Accept: no\r\n", &[]), Err(Broken::WrongAccept));
-        assert_eq!(admit(&right.repeat(2), &[]), Err(Broken::WrongAccept));
-        let extended = format!("{right}Sec-WebSocket-Extensions: permessage-deflate\r\n");
-        assert_eq!(admit(&extended, &[]), Err(Broken::UnaskedExtension));
-        let chat = format!("{right}Sec-WebSocket-Protocol: chat\r\n");
-        assert_eq!(admit(&chat, &[]), Err(Broken::UnaskedProtocol));
-        let asked = [("sec-websocket-protocol".to_owned(), "chess, chat".to_owned())];
-        assert_eq!(admit(&chat, &asked), Ok(()));
+    fn a_message_in_fragments_is_the_same_message() {
+        let message = vec![7; 1000];
+        for fragment in [1, 333, 999, 1000, 5000] {
+            let how = plan::WebSocket { fragment: Some(fragment), ..Default::default() };
+            assert_eq!(exchange(&mut speaking(how, 1000), &message), (Opcode::Binary, message.clone()));
+        }
     }
 }

@@ -1,0 +1,331 @@
+//! One file that a browser opens without a network: curves, a heat map, what was offered and answered.
+
+use std::fmt::Write as _;
+
+use super::{Report, heading};
+use crate::{
+    record::Times,
+    units::{Nanos, grouped, short},
+};
+
+impl Report {
+    pub(super) fn html(&self) -> String {
+        let mut body = String::new();
+        let _ = write!(
+            body,
+            "<h1>loadgen</h1><p class=verdict-{}>{}</p><pre>{}</pre><pre>{}</pre>",
+            self.verdict.grade.name().to_lowercase(),
+            escaped(&self.verdict.to_string()),
+            escaped(&heading(&self.plan)),
+            escaped(self.text().trim_start_matches('\n').split_once('\n').map_or("", |(_, rest)| rest)),
+        );
+        let curves: Vec<(String, &Times)> = self
+            .histograms()
+            .into_iter()
+            .filter(|(name, times)| times.len() >= 100 && !name.ends_with("send-lag"))
+            .collect();
+        section(
+            &mut body,
+            "Percentiles",
+            "Time by percentile; the scale is 1/(1 \u{2212} percentile).",
+            &percentiles(&curves),
+        );
+        let lags: Vec<(String, &Times)> = self
+            .histograms()
+            .into_iter()
+            .filter(|(name, times)| times.len() >= 100 && name.ends_with("send-lag"))
+            .collect();
+        section(&mut body, "Send-lag", "The generator's own lateness.", &percentiles(&lags));
+        let seconds = &self.finished.seconds;
+        if seconds.len() > 1 {
+            section(
+                &mut body,
+                "Heat map",
+                "Each column is a second, each row a range of latency; darker is more.",
+                &heat(self),
+            );
+            let line = |name: &'static str, value: &dyn Fn(&crate::run::Second) -> f64| {
+                (name, seconds.iter().map(|second| (second.second as f64, value(second))).collect::<Vec<_>>())
+            };
+            let mut behind = 0.0;
+            let backlog = seconds.iter().map(|second| {
+                behind += second.planned as f64 - second.answered as f64 - second.errors as f64;
+                (second.second as f64, behind.max(0.0))
+            });
+            let lines = [
+                line("offered", &|second| second.planned as f64),
+                line("sent", &|second| second.sent as f64),
+                line("answered", &|second| second.answered as f64),
+                ("backlog", backlog.collect()),
+            ];
+            section(
+                &mut body,
+                "Offered and answered",
+                "Messages in each second.",
+                &over_time(&lines, &|value| grouped(value as u64)),
+            );
+            let percent = |percent: f64| {
+                move |second: &crate::run::Second| second.latency.value_at_percentile(percent) as f64
+            };
+            let lines =
+                [line("p50", &percent(50.0)), line("p99", &percent(99.0)), line("max", &percent(100.0))];
+            section(
+                &mut body,
+                "Latency over time",
+                "Of each second.",
+                &over_time(&lines, &|value| short(value as Nanos)),
+            );
+        }
+        let environment: String = crate::run::environment()
+            .into_iter()
+            .map(|(name, value)| format!("<tr><td>{name}<td>{}", escaped(&value)))
+            .collect();
+        let json = format!("{:#}", self.json());
+        let data = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, json);
+        let log = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, self.hlog());
+        let _ = write!(
+            body,
+            "<h2>Machine</h2><table>{environment}</table><p><a download=loadgen.json href=\"data:application/json;base64,{data}\">JSON</a> \
+             <a download=loadgen.hlog href=\"data:text/plain;base64,{log}\">hlog</a></p>"
+        );
+        format!(
+            "<!doctype html><html lang=en><meta charset=utf-8><title>loadgen: {}</title><style>{STYLE}</style>{body}<script>{SCRIPT}</script></html>\n",
+            escaped(&self.plan.target.to_string())
+        )
+    }
+}
+
+fn section(body: &mut String, title: &str, text: &str, picture: &str) {
+    if !picture.is_empty() {
+        let _ = write!(body, "<h2>{title}</h2><p>{text}</p><figure>{picture}</figure>");
+    }
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+const WIDTH: f64 = 860.0;
+const HEIGHT: f64 = 320.0;
+/// Left, and below.
+const MARGIN: (f64, f64) = (70.0, 30.0);
+
+struct Picture(String);
+
+impl Picture {
+    fn new() -> Self {
+        Self(format!(
+            "<svg viewBox=\"0 0 {} {}\" role=img>",
+            WIDTH + MARGIN.0 + 10.0,
+            HEIGHT + MARGIN.1 + 10.0
+        ))
+    }
+
+    fn tick_x(&mut self, part: f64, text: &str) {
+        let x = MARGIN.0 + part * WIDTH;
+        let _ = write!(
+            self.0,
+            "<path class=grid d=\"M{x:.1} 5V{}\"/><text x={x:.1} y={} text-anchor=middle>{text}</text>",
+            HEIGHT + 5.0,
+            HEIGHT + 22.0
+        );
+    }
+
+    fn tick_y(&mut self, part: f64, text: &str) {
+        let y = 5.0 + (1.0 - part) * HEIGHT;
+        let _ = write!(
+            self.0,
+            "<path class=grid d=\"M{} {y:.1}H{}\"/><text x={} y={:.1} text-anchor=end>{text}</text>",
+            MARGIN.0,
+            MARGIN.0 + WIDTH,
+            MARGIN.0 - 5.0,
+            y + 4.0
+        );
+    }
+
+    fn line(&mut self, index: usize, points: &[(f64, f64)]) {
+        let mut path = String::new();
+        for (at, (x, y)) in points.iter().enumerate() {
+            let _ = write!(
+                path,
+                "{}{:.1} {:.1}",
+                if at == 0 { 'M' } else { 'L' },
+                MARGIN.0 + x * WIDTH,
+                5.0 + (1.0 - y) * HEIGHT
+            );
+        }
+        let _ = write!(self.0, "<path class=\"line c{}\" data-line={index} d=\"{path}\"/>", index % 6);
+    }
+
+    fn finish(self, names: &[&str]) -> String {
+        let mut legend = String::new();
+        for (index, name) in names.iter().enumerate() {
+            let _ =
+                write!(legend, "<button class=k{} data-line={index}>{}</button>", index % 6, escaped(name));
+        }
+        format!("{}</svg><figcaption>{legend}</figcaption>", self.0)
+    }
+}
+
+/// Where a time stands between the shortest and the longest, on a logarithmic scale.
+fn scale(low: Nanos, high: Nanos) -> impl Fn(f64) -> f64 {
+    let (low, high) = ((low.max(1) as f64).ln(), (high.max(2) as f64).ln());
+    move |value| ((value.max(1.0).ln() - low) / (high - low).max(1e-9)).clamp(0.0, 1.0)
+}
+
+fn ticks_of_time(picture: &mut Picture, low: Nanos, high: Nanos) {
+    let place = scale(low, high);
+    let mut decade = 1_u64;
+    while decade <= high {
+        for step in [1, 2, 5] {
+            let value = decade * step;
+            if value >= low && value <= high && (step == 1 || high / low.max(1) < 1000) {
+                picture.tick_y(place(value as f64), &short(value));
+            }
+        }
+        decade *= 10;
+    }
+}
+
+fn percentiles(curves: &[(String, &Times)]) -> String {
+    if curves.is_empty() {
+        return String::new();
+    }
+    let low = curves.iter().map(|(_, times)| times.min()).min().unwrap_or(1).max(1);
+    let high = curves.iter().map(|(_, times)| times.max()).max().unwrap_or(2);
+    let most = curves.iter().map(|(_, times)| times.len()).max().unwrap_or(1);
+    let nines = (most as f64).log10().clamp(1.0, 7.0);
+    let mut picture = Picture::new();
+    ticks_of_time(&mut picture, low, high);
+    for (nines_here, text) in [
+        (0.0, "0"),
+        (0.301, "50"),
+        (1.0, "90"),
+        (2.0, "99"),
+        (3.0, "99.9"),
+        (4.0, "99.99"),
+        (5.0, "99.999"),
+        (6.0, "99.9999"),
+    ] {
+        if nines_here <= nines {
+            picture.tick_x(nines_here / nines, &format!("{text} %"));
+        }
+    }
+    let place = scale(low, high);
+    for (index, (_, times)) in curves.iter().enumerate() {
+        // No further than the samples go.
+        let last = (times.len() as f64).log10().min(nines);
+        let points: Vec<(f64, f64)> = (0..=200)
+            .map(|step| {
+                let here = last * f64::from(step) / 200.0;
+                let value = times.value_at_quantile(1.0 - 10_f64.powf(-here));
+                (here / nines, place(value as f64))
+            })
+            .collect();
+        picture.line(index, &points);
+    }
+    picture.finish(&curves.iter().map(|(name, _)| &**name).collect::<Vec<_>>())
+}
+
+type Line = (&'static str, Vec<(f64, f64)>);
+
+fn over_time(lines: &[Line], text: &dyn Fn(f64) -> String) -> String {
+    let points = || lines.iter().flat_map(|(_, points)| points);
+    let right = points().map(|(x, _)| *x).fold(1.0, f64::max);
+    let top = points().map(|(_, y)| *y).fold(1.0, f64::max) * 1.05;
+    let mut picture = Picture::new();
+    for step in 0..=4 {
+        let part = f64::from(step) / 4.0;
+        picture.tick_y(part, &text(top * part));
+        picture.tick_x(part, &format!("{:.0} s", right * part));
+    }
+    for (index, (_, points)) in lines.iter().enumerate() {
+        let points: Vec<_> = points.iter().map(|(x, y)| (x / right, y / top)).collect();
+        picture.line(index, &points);
+    }
+    picture.finish(&lines.iter().map(|(name, _)| *name).collect::<Vec<_>>())
+}
+
+fn heat(report: &Report) -> String {
+    let seconds = &report.finished.seconds;
+    let used = || seconds.iter().filter(|second| !second.latency.is_empty());
+    let (Some(low), Some(high)) = (
+        used().map(|second| second.latency.min().max(1)).min(),
+        used().map(|second| second.latency.max()).max(),
+    ) else {
+        return String::new();
+    };
+    let place = scale(low, high);
+    let mut picture = Picture::new();
+    let width = WIDTH / seconds.len() as f64;
+    for (at, second) in seconds.iter().enumerate() {
+        let mut cells = [0_u64; ROWS];
+        for value in second.latency.iter_recorded() {
+            let row = (place(value.value_iterated_to() as f64) * (ROWS - 1) as f64) as usize;
+            cells[row] += value.count_at_value();
+        }
+        let most = second.latency.len().max(1) as f64;
+        for (row, count) in cells.iter().enumerate().filter(|(_, count)| **count > 0) {
+            // One in a million is still to be seen.
+            let shade = 0.15 + 0.85 * (*count as f64).ln_1p() / most.ln_1p();
+            let height = HEIGHT / ROWS as f64;
+            let (x, y) = (MARGIN.0 + at as f64 * width, 5.0 + HEIGHT - (row + 1) as f64 * height);
+            let _ = write!(
+                picture.0,
+                "<rect class=heat x={x:.1} y={y:.1} width={width:.2} height={height:.2} opacity={shade:.2}><title>{}: {}</title></rect>",
+                second.second,
+                grouped(*count)
+            );
+        }
+    }
+    ticks_of_time(&mut picture, low, high);
+    picture.finish(&[])
+}
+
+const ROWS: usize = 40;
+
+const STYLE: &str = ":root{color-scheme:light dark;--f:#222;--b:#fff;--g:#ddd;--h:#a30}\
+@media(prefers-color-scheme:dark){:root{--f:#ddd;--b:#161616;--g:#333;--h:#f96}}\
+body{font:15px/1.45 system-ui,sans-serif;color:var(--f);background:var(--b);max-width:960px;margin:2em auto;padding:0 1em}\
+pre{overflow:auto;font-size:12px}figure{margin:0}svg{width:100%;height:auto}text{font-size:11px;fill:var(--f)}\
+.grid{stroke:var(--g);fill:none}.line{fill:none;stroke-width:1.8}.heat{fill:var(--h)}\
+.c0{stroke:#1f77b4}.c1{stroke:#ff7f0e}.c2{stroke:#2ca02c}.c3{stroke:#d62728}.c4{stroke:#9467bd}.c5{stroke:#8c8c8c}\
+button{border:0;border-left:12px solid;background:none;color:var(--f);margin-right:1em;cursor:pointer;font:inherit}\
+.k0{border-color:#1f77b4}.k1{border-color:#ff7f0e}.k2{border-color:#2ca02c}.k3{border-color:#d62728}.k4{border-color:#9467bd}.k5{border-color:#8c8c8c}\
+.off{opacity:.25}.verdict-valid{font-weight:bold;color:#2a7}.verdict-degraded{font-weight:bold;color:#b80}\
+.verdict-failed,.verdict-invalid{font-weight:bold;color:#d33}td{padding-right:2em}\
+@media print{body{max-width:none}button{break-inside:avoid}}";
+
+const SCRIPT: &str = "document.querySelectorAll('button').forEach(b=>b.onclick=()=>{b.classList.toggle('off');\
+const l=b.closest('figure').querySelector(`path[data-line=\"${b.dataset.line}\"]`);\
+l.style.display=b.classList.contains('off')?'none':''})";
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        plan::{What, tests::plan},
+        report::tests::{finished, second},
+    };
+
+    #[test]
+    fn the_page_is_one_file_and_needs_no_network() {
+        let plan = plan(What::Echo, 1);
+        let mut finished = finished(&plan);
+        finished.seconds = (0..5).map(|at| second(at, 1000)).collect();
+        finished.record.slots[0].service.record_n(5_000, 5000).unwrap();
+        let html = Report::new(Arc::new(plan), finished).html();
+        assert!(!html.contains("http://") && !html.contains("https://") && !html.contains("src="));
+        for part in
+            ["Percentiles", "Heat map", "Offered and answered", "prefers-color-scheme", "99.9 %", "<rect"]
+        {
+            assert!(html.contains(part), "{part}");
+        }
+        assert!(!html.contains("NaN") && !html.contains("inf"));
+        let (style, script) = (STYLE.len(), SCRIPT.len());
+        assert!(style + script < 30_000);
+        assert_eq!(escaped("<a href=\"&\">"), "&lt;a href=&quot;&amp;&quot;&gt;");
+    }
+}

@@ -1,0 +1,265 @@
+//! The result for programs. What is not known is `null`; times are in nanoseconds. `loadgen/schema.json` describes it.
+
+use std::{fs, path::Path, time::SystemTime};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use hdrhistogram::serialization::{Deserializer, Serializer, V2DeflateSerializer};
+use serde_json::{Value, json};
+
+use super::{Report, kind, schedule};
+use crate::{
+    plan::{COHORTS, Kind, What},
+    record::{Ledger, Times, percentile},
+    stats,
+};
+
+impl Report {
+    pub(super) fn json(&self) -> Value {
+        let finished = &self.finished;
+        let plan = &self.plan;
+        let record = &finished.record;
+        let ledger = &self.total.ledger;
+        let mut object = json!({
+            "loadgen": env!("CARGO_PKG_VERSION"),
+            "began_unix_s": finished.began.duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64()),
+            "verdict": self.verdict.grade.name(),
+            "good": self.verdict.is_good(),
+            "exit_code": self.verdict.exit_code(),
+            "problems": self.verdict.reasons,
+            "not_sustained": self.verdict.sustained,
+            "interrupted": finished.is_interrupted,
+            "arguments": arguments(),
+            "labels": plan.labels.iter().map(|(name, value)| (name.clone(), Value::from(value.clone()))).collect::<serde_json::Map<_, _>>(),
+            "environment": crate::run::environment().into_iter().map(|(name, value)| (name.to_owned(), Value::from(value))).collect::<serde_json::Map<_, _>>(),
+            "plan": self.plan_json(),
+            "driver": finished.driver.to_string(),
+            "pace": finished.pace,
+            "generator_cpu": finished.cpu,
+            "measured_s": finished.measured.as_secs_f64(),
+            "messages": ledger_json(ledger),
+            "warmup": ledger_json(&self.warmup),
+            "censored": self.total.censored,
+            "late_replies": record.late,
+            "duplicates": record.duplicates,
+            "rate": self.rate(),
+            "server": finished.server.map(|server| json!({
+                "time_s": server.time as f64 / 1e9,
+                "replies": server.replies,
+                "cpu_ns": server.cpu,
+                "cpu_ns_per_message": server.cpu_per_message(),
+                "cores": server.cores(),
+                "memory_bytes": server.memory,
+            })),
+            "kernel": finished.kernel.values().iter().map(|(name, value)| ((*name).to_owned(), Value::from(*value))).collect::<serde_json::Map<_, _>>(),
+            "connections": { "wanted": plan.connections, "opened": finished.opened, "failed": record.failed },
+            "errors": record.errors.iter()
+                .map(|(kind, errors)| json!({ "kind": kind, "count": errors.count, "example": errors.example }))
+                .collect::<Vec<_>>(),
+            "thresholds": self.verdict.thresholds.iter()
+                .map(|outcome| json!({ "threshold": outcome.text, "value": outcome.value, "met": outcome.is_met }))
+                .collect::<Vec<_>>(),
+            "latency_ns": times_json(self.latency()),
+            "response_ns": times_json(&self.total.response),
+            "service_ns": times_json(&self.total.service),
+            "send_lag_ns": times_json(&self.total.lag),
+            "handshake_ns": times_json(&record.opening.ready),
+            "opening_ns": record.opening.all().into_iter().map(|(name, times)| (name.to_owned(), times_json(times))).collect::<serde_json::Map<_, _>>(),
+        });
+        object["phases"] = self.phases_json();
+        object["fanout"] = self.fanout_json();
+        object["seconds"] = self.seconds_json();
+        object
+    }
+
+    fn plan_json(&self) -> Value {
+        let plan = &self.plan;
+        let measured = plan.phases.iter().filter(|phase| phase.is_measured);
+        let time = measured.map(|phase| phase.time).sum::<Option<std::time::Duration>>();
+        json!({
+            "scenario": match &plan.what { What::WebSocket(_) => "ws", What::Echo => "echo" },
+            "kind": match plan.kind { Kind::Load => "load", Kind::Storm { .. } => "storm", Kind::Fanout { .. } => "fanout" },
+            "description": kind(plan),
+            "schedule": schedule(plan),
+            "url": plan.target.to_string(),
+            "loop": if plan.is_open() { "open" } else { "closed" },
+            "rate": plan.phases.iter().find(|phase| phase.is_measured).and_then(|phase| Some(phase.profile.as_ref()?.mean())),
+            "connections": plan.connections,
+            "depth": plan.depth,
+            "size": plan.sizes.max(),
+            "text": plan.is_text(),
+            "threads": plan.threads,
+            "duration_s": time.map(|time| time.as_secs_f64()),
+            "requests": plan.requests,
+            "seed": plan.seed,
+        })
+    }
+
+    fn phases_json(&self) -> Value {
+        let slots = self.finished.record.slots.iter().enumerate().filter(|(_, slot)| slot.ledger.planned > 0);
+        slots
+            .map(|(index, slot)| {
+                let phase = &self.plan.phases[index / COHORTS];
+                json!({
+                    "name": phase.name,
+                    "cohort": if index % COHORTS == 0 { "all" } else { "slow" },
+                    "measured": phase.is_measured,
+                    "messages": ledger_json(&slot.ledger),
+                    "response_ns": times_json(&slot.response),
+                    "service_ns": times_json(&slot.service),
+                    "send_lag_ns": times_json(&slot.lag),
+                })
+            })
+            .collect()
+    }
+
+    fn fanout_json(&self) -> Value {
+        let Some(fanout) = &self.finished.fanout else { return Value::Null };
+        json!({
+            "messages": fanout.heard.messages,
+            "receivers": fanout.heard.receivers,
+            "expected": fanout.heard.messages * fanout.heard.receivers,
+            "delivered": self.total.ledger.answered,
+            "incomplete": fanout.incomplete,
+            "gaps": fanout.heard.gaps,
+            "duplicates": fanout.heard.duplicates,
+            "disorder": fanout.heard.disorder,
+            "last_receiver_ns": times_json(&fanout.last),
+        })
+    }
+
+    fn seconds_json(&self) -> Value {
+        let seconds = self.finished.seconds.iter().map(|second| {
+            json!({
+                "second": second.second,
+                "measured": second.is_measured,
+                "planned": second.planned,
+                "sent": second.sent,
+                "answered": second.answered,
+                "errors": second.errors,
+                "latency": encoded(&second.latency),
+            })
+        });
+        seconds.collect()
+    }
+}
+
+fn ledger_json(ledger: &Ledger) -> Value {
+    json!({
+        "planned": ledger.planned,
+        "sent": ledger.sent,
+        "answered": ledger.answered,
+        "in_time": ledger.in_time,
+        "errors": ledger.errors(),
+        "timed_out": ledger.timed_out,
+        "unanswered": ledger.unanswered,
+        "held": ledger.held,
+    })
+}
+
+fn times_json(times: &Times) -> Value {
+    let mut object =
+        json!({ "count": times.len(), "min": null, "max": null, "mean": null, "p99_interval": null });
+    for (name, percent) in PERCENTILES {
+        object[name] = percentile(times, percent).into();
+    }
+    if !times.is_empty() {
+        object["min"] = times.min().into();
+        object["max"] = times.max().into();
+        object["mean"] = times.mean().into();
+    }
+    if times.len() >= 1000 {
+        object["p99_interval"] = stats::interval(times, 0.99).map(|(low, high)| vec![low, high]).into();
+    }
+    object
+}
+
+const PERCENTILES: [(&str, f64); 7] = [
+    ("p50", 50.0),
+    ("p75", 75.0),
+    ("p90", 90.0),
+    ("p99", 99.0),
+    ("p99.9", 99.9),
+    ("p99.99", 99.99),
+    ("p99.999", 99.999),
+];
+
+/// The command line, without what may be a secret.
+fn arguments() -> Vec<String> {
+    masked(std::env::args().skip(1))
+}
+
+fn masked(arguments: impl Iterator<Item = String>) -> Vec<String> {
+    let mut is_secret = false;
+    let mask = |argument: String| {
+        if std::mem::take(&mut is_secret) {
+            let shown = argument.split_once(':').map_or("", |(name, _)| name);
+            return format!("{shown}:***");
+        }
+        is_secret = matches!(&*argument, "-H" | "--header" | "-A" | "--auth");
+        for flag in ["--header=", "--auth=", "-H", "-A"] {
+            if let Some(value) = argument.strip_prefix(flag).filter(|value| !value.is_empty()) {
+                let shown = value.split_once(':').map_or("", |(name, _)| name);
+                return format!("{flag}{shown}:***");
+            }
+        }
+        match argument.parse::<crate::target::Target>() {
+            Ok(target) => target.to_string(),
+            Err(_) => argument,
+        }
+    };
+    arguments.map(mask).collect()
+}
+
+/// A histogram as text, in the form that other HdrHistogram tools read.
+pub(super) fn encoded(times: &Times) -> String {
+    let mut bytes = Vec::new();
+    V2DeflateSerializer::new().serialize(times, &mut bytes).expect("memory takes what is written");
+    STANDARD.encode(bytes)
+}
+
+/// A result that was written before.
+pub(crate) struct Read {
+    pub(crate) value: Value,
+    /// Of the seconds that were measured.
+    pub(crate) seconds: Vec<Times>,
+}
+
+/// Reads a result.
+pub(crate) fn read(path: &Path) -> Result<Read, String> {
+    let named = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+    let text = fs::read_to_string(path).map_err(|error| named(&error))?;
+    let value: Value = serde_json::from_str(&text).map_err(|error| named(&error))?;
+    let all = value["seconds"].as_array().ok_or_else(|| named(&"this is no result of loadgen"))?;
+    let mut seconds = Vec::new();
+    for second in all.iter().filter(|second| second["measured"] == true) {
+        let bytes =
+            STANDARD.decode(second["latency"].as_str().unwrap_or_default()).map_err(|error| named(&error))?;
+        seconds.push(Deserializer::new().deserialize(&mut bytes.as_slice()).map_err(|error| named(&error))?);
+    }
+    Ok(Read { value, seconds })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_not_repeated() {
+        let line =
+            "ws ws://h/?token=abc -H Authorization:secret --header=Cookie:id=1 -A user:secret -HX:y -c 5";
+        let shown = masked(line.split(' ').map(str::to_owned)).join(" ");
+        assert_eq!(
+            shown,
+            "ws ws://h/?token=*** -H Authorization:*** --header=Cookie:*** -A user:*** -HX:*** -c 5"
+        );
+    }
+
+    #[test]
+    fn a_histogram_survives_its_text() {
+        let mut times = crate::record::times();
+        (1..1000).for_each(|value| times.record(value * value).unwrap());
+        let bytes = STANDARD.decode(encoded(&times)).unwrap();
+        let back: Times = Deserializer::new().deserialize(&mut bytes.as_slice()).unwrap();
+        assert_eq!(back, times);
+    }
+}

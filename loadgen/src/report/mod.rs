@@ -1,0 +1,220 @@
+//! What came out: for people (`text.rs`, `html.rs`), for programs (`json.rs`, `csv.rs`), for other histogram tools
+//! (`hdr.rs`).
+
+mod csv;
+mod hdr;
+mod html;
+mod json;
+mod text;
+
+use std::{fs, io, path::Path, sync::Arc};
+
+use crate::{
+    plan::{COHORTS, Format, Kind, Plan, What},
+    record::{Ledger, Slot, Times},
+    run::Finished,
+    units::{plural, rate_text},
+    verdict::{self, Verdict},
+};
+
+pub(crate) use json::{Read, read};
+
+/// A run and its plan.
+pub(crate) struct Report {
+    plan: Arc<Plan>,
+    finished: Finished,
+    verdict: Verdict,
+    /// All phases that are measured, as one.
+    total: Slot,
+    warmup: Ledger,
+}
+
+impl Report {
+    pub(crate) fn new(plan: Arc<Plan>, finished: Finished) -> Self {
+        let verdict = Verdict::new(&plan, &finished);
+        let total = verdict::measured(&plan, &finished);
+        let warmup = verdict::warmup(&plan, &finished);
+        Self { plan, finished, verdict, total, warmup }
+    }
+
+    pub(crate) fn verdict(&self) -> &Verdict {
+        &self.verdict
+    }
+
+    /// What goes to the standard output.
+    pub(crate) fn standard(&self) -> String {
+        match self.plan.output.format {
+            Format::Text => self.text(),
+            Format::Quiet => self.verdict.to_string() + "\n",
+            Format::Json => format!("{:#}\n", self.json()),
+            Format::Csv => self.csv(),
+        }
+    }
+
+    /// Writes the files that were asked for.
+    pub(crate) fn write(&self) -> io::Result<()> {
+        let output = &self.plan.output;
+        let write = |path: &Path, content: &dyn Fn() -> String| {
+            let named =
+                |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+            fs::write(path, content()).map_err(named)
+        };
+        if let Some(path) = &output.json {
+            write(path, &|| format!("{:#}\n", self.json()))?;
+        }
+        if let Some(path) = &output.csv {
+            write(path, &|| self.csv())?;
+        }
+        if let Some(path) = &output.hlog {
+            write(path, &|| self.hlog())?;
+        }
+        if let Some(path) = &output.html {
+            write(path, &|| self.html())?;
+        }
+        if let Some(folder) = &output.hgrm {
+            fs::create_dir_all(folder)?;
+            for (name, times) in self.histograms() {
+                if !times.is_empty() {
+                    write(&folder.join(format!("{}.hgrm", name.replace('/', "-"))), &|| hdr::hgrm(times))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// All histograms by their names: those of each phase and cohort, and those of the connections.
+    fn histograms(&self) -> Vec<(String, &Times)> {
+        let mut all = Vec::new();
+        for (index, slot) in self.finished.record.slots.iter().enumerate() {
+            let phase = &self.plan.phases[index / COHORTS].name;
+            let name = if index % COHORTS == 0 { phase.clone() } else { format!("{phase}/slow") };
+            for (kind, times) in
+                [("response", &slot.response), ("service", &slot.service), ("send-lag", &slot.lag)]
+            {
+                all.push((format!("{name}/{kind}"), times));
+            }
+        }
+        all.extend(self.finished.record.opening.all().map(|(name, times)| (name.to_owned(), times)));
+        if let Some(fanout) = &self.finished.fanout {
+            all.push(("last-receiver".to_owned(), &fanout.last));
+        }
+        all
+    }
+
+    /// What counts as the latency of the run: the response where there are intended times, else the service.
+    fn latency(&self) -> &Times {
+        if self.is_open() { &self.total.response } else { &self.total.service }
+    }
+
+    fn is_open(&self) -> bool {
+        self.plan.is_open() || !self.total.response.is_empty()
+    }
+
+    /// Answered a second, while it was measured.
+    fn rate(&self) -> Option<f64> {
+        let seconds = self.finished.measured.as_secs_f64();
+        (seconds > 0.0).then(|| self.total.ledger.in_time as f64 / seconds)
+    }
+}
+
+/// What the run is, in words.
+fn kind(plan: &Plan) -> String {
+    let what = match &plan.what {
+        What::WebSocket(how) if how.is_text => "text messages over websocket",
+        What::WebSocket(_) => "binary messages over websocket",
+        What::Echo => "messages over a raw echo",
+    };
+    match plan.kind {
+        Kind::Load => format!("{what} of {}", plan.sizes),
+        Kind::Storm { says: true, .. } => {
+            format!("a storm of connections, each with one of {what} of {}", plan.sizes)
+        }
+        Kind::Storm { .. } => "connections that stay".to_owned(),
+        Kind::Fanout { senders } => {
+            let receivers = u64::from(plan.connections - senders);
+            format!(
+                "{} to {}, {what} of {}",
+                plural(senders.into(), "sender"),
+                plural(receivers, "receiver"),
+                plan.sizes
+            )
+        }
+    }
+}
+
+/// When messages, or connections, are due.
+fn schedule(plan: &Plan) -> String {
+    let mut parts: Vec<String> = Vec::new();
+    for phase in &plan.phases {
+        let rate = match &phase.profile {
+            Some(profile) => format!("{}/s", rate_text(profile.mean())),
+            None => "closed loop".to_owned(),
+        };
+        let time =
+            phase.time.map_or_else(String::new, |time| format!(" for {}", humantime::format_duration(time)));
+        parts.push(format!("{}: {rate}{time}", phase.name));
+    }
+    if let (Kind::Storm { .. }, Some(rate)) = (plan.kind, plan.connection_rate) {
+        parts = vec![format!("{} connections/s", rate_text(rate))];
+    }
+    parts.extend(plan.requests.map(|requests| plural(requests, "message")));
+    parts.join(", ")
+}
+
+/// What is about to run.
+pub(crate) fn heading(plan: &Plan) -> String {
+    let in_flight = match plan.kind {
+        Kind::Load if plan.is_open() => String::new(),
+        Kind::Load => format!(" with {} in flight each", plan.depth),
+        _ => String::new(),
+    };
+    format!(
+        "loadgen {}  {}\n  {}\n  {}{in_flight}, {}, seed {}\n  {}",
+        env!("CARGO_PKG_VERSION"),
+        plan.target,
+        kind(plan),
+        plural(plan.connections.into(), "connection"),
+        plural(plan.threads.into(), "thread"),
+        plan.seed,
+        schedule(plan),
+    )
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use switchpoint::Driver;
+
+    use super::*;
+    use crate::{
+        kernel::Counters,
+        record::{Record, times},
+        run::Second,
+    };
+
+    /// An empty run of two seconds.
+    pub(crate) fn finished(plan: &Plan) -> Finished {
+        Finished {
+            record: Record::new(plan.slots()),
+            seconds: Vec::new(),
+            opened: plan.connections,
+            measured: Duration::from_secs(2),
+            began: SystemTime::UNIX_EPOCH,
+            driver: Driver::Epoll,
+            pace: "sleep",
+            cpu: 0.5,
+            server: None,
+            kernel: Counters::default(),
+            fanout: None,
+            is_interrupted: false,
+        }
+    }
+
+    /// A second with so many answers.
+    pub(crate) fn second(second: u64, count: u64) -> Second {
+        let mut latency = times();
+        (0..count).for_each(|at| latency.record(10_000 + at * 1000).unwrap());
+        Second { second, latency, planned: count, sent: count, answered: count, errors: 0, is_measured: true }
+    }
+}

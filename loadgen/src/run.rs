@@ -1,0 +1,227 @@
+//! A run: starts the threads, adds up what they send each second, and puts it all together in the end.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+        mpsc,
+    },
+    thread,
+    time::{Duration, Instant, SystemTime},
+};
+
+use switchpoint::Driver;
+
+use crate::{
+    content::Content,
+    fanout,
+    kernel::{self, Counters},
+    plan::{Kind, Plan},
+    progress::Progress,
+    record::{Interval, Record, Times},
+    server::{self, Usage},
+    units::{Nanos, nanos},
+    worker::{self, Pipe, Shared},
+};
+
+/// A run that is over.
+pub(crate) struct Finished {
+    pub(crate) record: Record,
+    /// In their order, from the start on.
+    pub(crate) seconds: Vec<Second>,
+    /// Connections that have switched.
+    pub(crate) opened: u32,
+    /// How long was measured.
+    pub(crate) measured: Duration,
+    /// When it began.
+    pub(crate) began: SystemTime,
+    /// What the threads stood on.
+    pub(crate) driver: Driver,
+    /// How they have waited.
+    pub(crate) pace: &'static str,
+    /// The part of its core that the busiest thread has used.
+    pub(crate) cpu: f64,
+    /// What the server used meanwhile, if that was asked for and could be read.
+    pub(crate) server: Option<Usage>,
+    /// What the kernel has counted meanwhile.
+    pub(crate) kernel: Counters,
+    pub(crate) fanout: Option<fanout::Figures>,
+    /// A signal ended it.
+    pub(crate) is_interrupted: bool,
+}
+
+/// A second of all threads.
+#[derive(Clone, Debug)]
+pub(crate) struct Second {
+    pub(crate) second: u64,
+    pub(crate) latency: Times,
+    pub(crate) planned: u64,
+    pub(crate) sent: u64,
+    pub(crate) answered: u64,
+    pub(crate) errors: u64,
+    pub(crate) is_measured: bool,
+}
+
+/// Carries out the plan.
+pub(crate) fn run(
+    plan: &Arc<Plan>,
+    address: SocketAddr,
+    stop: Arc<AtomicBool>,
+    mut progress: Progress,
+) -> io::Result<Finished> {
+    // A process that is not there had better be noticed now.
+    plan.server_pid.map(server::cpu_time).transpose()?;
+    let content = Arc::new(Content::new(plan.sizes, plan.is_text(), plan.seed));
+    if matches!(plan.kind, Kind::Fanout { .. }) {
+        fanout::SENT.get_or_init(|| fanout::Sent::new(plan));
+    }
+    let shared = Arc::new(Shared {
+        stop,
+        epoch: Instant::now(),
+        ready: AtomicU32::new(0),
+        opened: AtomicU32::new(0),
+        start: OnceLock::new(),
+        replies: (0..plan.threads).map(|_| AtomicU64::new(0)).collect(),
+    });
+    let began = SystemTime::now();
+    let kernel = Counters::read();
+    let cores = core_affinity::get_core_ids().unwrap_or_default();
+    let (full, intervals) = mpsc::channel();
+    let mut empties = Vec::new();
+    let mut threads = Vec::new();
+    for index in 0..plan.threads {
+        // From the last one downwards: a server that is pinned from the first one on is left alone.
+        let core = match plan.cores {
+            Some((first, count)) => {
+                cores.iter().find(|core| core.id == first + index as usize % count).copied()
+            }
+            None => cores.iter().rev().cycle().nth(index as usize).copied(),
+        };
+        let (give, empty) = mpsc::channel();
+        for _ in 0..SPARE {
+            let _ = give.send(Box::new(Interval::new()));
+        }
+        empties.push(give);
+        let pipe = Pipe { full: full.clone(), empty };
+        let (plan, content, shared) = (Arc::clone(plan), Arc::clone(&content), Arc::clone(&shared));
+        let body = move || {
+            if let Some(core) = core {
+                // Where it is refused the thread runs all the same, only less evenly.
+                core_affinity::set_for_current(core);
+            }
+            worker::run_thread(plan, content, shared, address, index, pipe)
+        };
+        threads.push(thread::Builder::new().name(format!("loadgen-{index}")).spawn(body)?);
+    }
+    drop(full);
+    let seconds = gather(plan, &intervals, &empties, &mut progress);
+    progress.finish();
+
+    let mut record = Record::new(plan.slots());
+    let mut heard: Option<fanout::Heard> = None;
+    let (mut driver, mut pace, mut server, mut over, mut cpu) = (plan.driver, "auto", None, 0, 0.0_f64);
+    for thread in threads {
+        let done =
+            thread.join().map_err(|_| io::Error::other("a thread panicked; its message stands above"))??;
+        record.merge(&done.record);
+        (driver, pace) = (done.driver, done.pace);
+        server = done.server.or(server);
+        over = over.max(done.over);
+        cpu = cpu.max(done.cpu);
+        if let Some(other) = done.fanout {
+            heard.get_or_insert_default().merge(&other);
+        }
+    }
+    let fanout = heard.and_then(|heard| Some(heard.figures(&mut record, fanout::SENT.get()?, over)));
+    let from = shared.start.get().map_or(Nanos::MAX, |start| start + unmeasured(plan));
+    Ok(Finished {
+        // A server that went silent does not make the measurement shorter, nor the grace make it longer.
+        measured: Duration::from_nanos(end(plan, &record, over).saturating_sub(from)),
+        record,
+        seconds,
+        opened: shared.opened.load(Ordering::Relaxed),
+        began,
+        driver,
+        pace,
+        cpu,
+        server,
+        kernel: Counters::read().since(&kernel),
+        fanout,
+        is_interrupted: shared.stop.load(Ordering::Relaxed),
+    })
+}
+
+/// What comes before the first phase that is measured.
+fn unmeasured(plan: &Plan) -> Nanos {
+    plan.phases.iter().take_while(|phase| !phase.is_measured).filter_map(|phase| phase.time.map(nanos)).sum()
+}
+
+/// Where the messages decide, the run was over with the last reply.
+fn end(plan: &Plan, record: &Record, over: Nanos) -> Nanos {
+    if plan.requests.is_some() && record.last > 0 { record.last.min(over) } else { over }
+}
+
+/// Takes the threads' intervals until all threads are done.
+fn gather(
+    plan: &Plan,
+    intervals: &mpsc::Receiver<Box<Interval>>,
+    empties: &[mpsc::Sender<Box<Interval>>],
+    progress: &mut Progress,
+) -> Vec<Second> {
+    let mut open: BTreeMap<u64, (Second, u32)> = BTreeMap::new();
+    let mut seconds = Vec::new();
+    let mut turn = 0;
+    while let Ok(mut interval) = intervals.recv() {
+        let entry = open.entry(interval.second);
+        let (second, threads) = entry.or_insert_with(|| (Second::new(interval.second), 0));
+        second.add(&interval);
+        *threads += 1;
+        if *threads == plan.threads
+            && let Some((second, _)) = open.remove(&interval.second)
+        {
+            progress.second(&second);
+            seconds.push(second);
+        }
+        interval.clear();
+        // Whoever needs none any more has hung up.
+        let _ = empties[turn % empties.len()].send(interval);
+        turn += 1;
+    }
+    seconds.extend(open.into_values().map(|(second, _)| second));
+    seconds.sort_by_key(|second| second.second);
+    seconds
+}
+
+impl Second {
+    fn new(second: u64) -> Self {
+        Self {
+            second,
+            latency: crate::record::times(),
+            planned: 0,
+            sent: 0,
+            answered: 0,
+            errors: 0,
+            is_measured: false,
+        }
+    }
+
+    fn add(&mut self, interval: &Interval) {
+        crate::record::merge_times(&mut self.latency, &interval.latency);
+        self.planned += interval.planned;
+        self.sent += interval.sent;
+        self.answered += interval.answered;
+        self.errors += interval.errors;
+        self.is_measured |= interval.is_measured;
+    }
+}
+
+/// Empty intervals that each thread begins with, so that it allocates none while it measures.
+const SPARE: usize = 2;
+
+/// What the machine was, for the results.
+pub(crate) fn environment() -> Vec<(&'static str, String)> {
+    kernel::environment()
+}
