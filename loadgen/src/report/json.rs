@@ -1,4 +1,4 @@
-//! The result for programs. What is not known is `null`; times are in nanoseconds. `loadgen/schema.json` describes it.
+//! The result for programs. What is not known is `null`; times are in nanoseconds. docs/loadgen.md describes them.
 
 use std::{fs, path::Path, time::SystemTime};
 
