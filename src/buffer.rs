@@ -78,7 +78,8 @@ impl ReadBuf {
         }
         let is_small = self.small.is_none();
         let room = (expected + 1).next_power_of_two().clamp(TINY, SMALL_MAX);
-        if is_small && self.data.len() + room > self.data.capacity() && self.data.len() + room <= SMALL_MAX {
+        let room = room.min(SMALL_MAX.saturating_sub(self.data.len()));
+        if is_small && self.data.len() + room > self.data.capacity() {
             self.data.reserve_exact(room);
         }
         if self.data.len() == self.data.capacity() {
@@ -114,9 +115,8 @@ impl ReadBuf {
             self.enlarge(pool);
         }
         let result = stream.try_read(&mut self.data);
-        if result.is_err() {
-            self.shrink(pool);
-        }
+        // Who hears a few bytes may wait with them in its hands, and had better not do so with a large buffer.
+        self.shrink(pool);
         result
     }
 
@@ -279,6 +279,31 @@ mod tests {
 
     fn block_on<F: Future>(future: F) -> F::Output {
         crate::Driver::Epoll.build().unwrap().block_on(future)
+    }
+
+    #[test]
+    fn who_has_little_in_its_hands_holds_no_large_buffer() {
+        block_on(async {
+            let (near, far) = duplex::pair();
+            let near = Stream::from(near);
+            let pool = Pool::new(LARGE, 1);
+            let mut buf = ReadBuf::default();
+            // A few bytes, taken at once; then many of which a few are left, and a wait for more.
+            for (sent, left) in [(7, 7), (3000, 8), (SMALL_MAX + 100, 100), (LARGE - 1, SMALL_MAX - 1)] {
+                assert_eq!(far.try_write(&vec![1; sent]).unwrap(), sent);
+                assert_eq!(buf.fill_now(&near, &pool).unwrap(), sent);
+                assert_eq!(buf.small.is_some(), sent >= SMALL_MAX);
+                buf.consume(sent - left);
+                let lent = buf.lend(&pool, sent.min(SMALL_MAX));
+                assert!(lent.len() == left && lent.capacity() <= SMALL_MAX && lent.len() < lent.capacity());
+                buf.put(lent, 0);
+                buf.consume(left);
+                buf.release(&pool);
+            }
+            assert_eq!(buf.fill_now(&near, &pool).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+            assert!(buf.small.is_none());
+            assert_eq!(pool.free.borrow().len(), 1);
+        });
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! calls more for each wait, so those who talk all the time wait in the ring.
 
 use std::{
+    cell::Cell,
     io,
     os::{
         fd::{AsRawFd, BorrowedFd},
@@ -26,7 +27,11 @@ use crate::worker::Worker;
 
 /// A core's readiness set.
 #[derive(Debug)]
-pub(crate) struct Parking(Rc<UnixStream>);
+pub(crate) struct Parking {
+    set: Rc<UnixStream>,
+    /// Somebody looks after it: the runtime of the task that does may be gone.
+    is_watched: Rc<Cell<bool>>,
+}
 
 impl Parking {
     /// A set for `worker`, and the task on this thread's runtime that looks after it.
@@ -34,21 +39,38 @@ impl Parking {
         let set = epoll::create(CreateFlags::CLOEXEC)?;
         // What waits for a stream to be readable waits for a set, too.
         let set = Rc::new(UnixStream::from_std(net::UnixStream::from(set))?);
-        monoio::spawn(watch(Rc::clone(&set), worker));
-        Ok(Self(set))
+        let is_watched = Rc::new(Cell::new(true));
+        monoio::spawn(watch(Rc::clone(&set), worker, Watch(Rc::clone(&is_watched))));
+        Ok(Self { set, is_watched })
     }
 
     /// Waits for bytes on `socket`, or its end: then the connection that the `key` names is woken, once.
     pub(crate) fn park(&self, socket: BorrowedFd<'_>, key: u64, is_known: bool) -> io::Result<()> {
+        if !self.is_watched.get() {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
         let flags = EventFlags::IN | EventFlags::RDHUP | EventFlags::ONESHOT;
         let add_or_modify = if is_known { epoll::modify } else { epoll::add };
-        Ok(add_or_modify(fd(&self.0), socket, EventData::new_u64(key), flags)?)
+        Ok(add_or_modify(fd(&self.set), socket, EventData::new_u64(key), flags)?)
     }
 }
 
-async fn watch(set: Rc<UnixStream>, worker: Weak<Worker>) {
+/// Says so when nobody watches any more.
+struct Watch(Rc<Cell<bool>>);
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.0.set(false);
+    }
+}
+
+async fn watch(set: Rc<UnixStream>, worker: Weak<Worker>, _watch: Watch) {
     let mut events = Vec::with_capacity(BURST_MAX);
-    while set.readable(false).await.is_ok() {
+    loop {
+        if set.readable(false).await.is_err() {
+            // Out of memory, for instance. Those who are parked already rely on us.
+            monoio::time::sleep(Worker::TICK).await;
+        }
         let Some(worker) = worker.upgrade() else { return };
         loop {
             // An error says that a signal came in between; what is ready stays so.

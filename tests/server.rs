@@ -316,6 +316,34 @@ fn who_was_quiet_is_heard_at_once_and_so_is_who_talks() {
 }
 
 #[test]
+fn messages_between_pings_come_back_in_their_order() {
+    let (server, address) = start(config(Driver::Auto));
+    let mut client = Client::switched(address, "websocket");
+    let text = |number: usize| format!("message {number}").into_bytes();
+    let burst: Vec<u8> =
+        (0..1000).flat_map(|number| [frame(0x81, &text(number)), frame(0x89, b"?")].concat()).collect();
+    client.send(&burst);
+    let mut heard = 0;
+    while heard < 1000 {
+        let mut head = [0; 2];
+        client.0.read_exact(&mut head).unwrap();
+        let mut payload = vec![0; head[1].into()];
+        client.0.read_exact(&mut payload).unwrap();
+        match head[0] {
+            0x81 => {
+                assert_eq!(payload, text(heard));
+                heard += 1;
+            }
+            0x8a => assert_eq!(payload, b"?"),
+            other => panic!("{other:x}"),
+        }
+    }
+    drop(client);
+    server.stop();
+    server.join();
+}
+
+#[test]
 fn a_drain_ends_every_session_in_its_own_words() {
     for driver in drivers() {
         let (server, address) = start(config(driver));

@@ -145,14 +145,20 @@ impl Inbound {
 
     /// Reads up to the next message or close; answers pings on the way. `None`: all was read.
     pub(super) fn step(&mut self, shared: &Shared) -> Result<Option<Found>, Fault> {
-        if self.message.take().is_some() {
-            shared.lent_message.take();
-        }
+        self.forget(shared);
         let found = self.find(shared)?;
         if found.is_some() {
             self.advance();
         }
         Ok(found)
+    }
+
+    /// Lets go of the long message that was looked at.
+    #[inline]
+    pub(super) fn forget(&mut self, shared: &Shared) {
+        if self.message.take().is_some() {
+            shared.lent_message.take();
+        }
     }
 
     /// The same where the next thing is a message by itself, which is what it mostly is: its opcode, and where it lies.

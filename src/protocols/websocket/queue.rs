@@ -149,6 +149,12 @@ impl Queue {
             last.end = end;
             return;
         }
+        if unsent.cuts.len() >= CUTS_MAX && end - start < LENT_MIN {
+            // Many that are no neighbours are better put together.
+            unsent.cut -= end - start;
+            unsent.make_buffer(link);
+            return unsent.frames.extend_from_slice(&batch.bytes()[start..end]);
+        }
         let source = Source::Batch(Rc::clone(batch));
         unsent.cuts.push_back(Cut { at: unsent.frames.len(), source, start, end });
     }
@@ -299,6 +305,8 @@ impl Unsent {
         self.pongs = 0;
         self.sent = 0;
         self.ends.clear();
+        self.ends.shrink_to(CUTS_MAX);
+        self.cuts.shrink_to(CUTS_MAX);
         let frames = std::mem::take(&mut self.frames);
         if std::mem::take(&mut self.is_pooled) {
             link.worker.pool.give_back(frames);
@@ -310,7 +318,7 @@ impl Unsent {
         let mut slices = [IoSlice::new(&[]); SLICES];
         let mut count = 0;
         let mut at = self.sent;
-        for cut in self.cuts.iter().take(SLICES / 2) {
+        for cut in self.cuts.iter().take(CUTS_MAX) {
             for piece in [&self.frames[at..cut.at], cut.bytes()] {
                 if !piece.is_empty() {
                     slices[count] = IoSlice::new(piece);
@@ -319,7 +327,7 @@ impl Unsent {
             }
             at = cut.at;
         }
-        if self.cuts.len() < SLICES / 2 && at < self.frames.len() {
+        if self.cuts.len() < CUTS_MAX && at < self.frames.len() {
             slices[count] = IoSlice::new(&self.frames[at..]);
             count += 1;
         }
@@ -358,7 +366,9 @@ impl Unsent {
             waiting.start -= self.sent;
             waiting.end -= self.sent;
         }
-        let mut rest = Vec::with_capacity(self.len());
+        let of_batches = |cut: &Cut| if let Source::Batch(_) = cut.source { cut.end - cut.start } else { 0 };
+        let copied: usize = self.cuts.iter().map(of_batches).sum();
+        let mut rest = Vec::with_capacity(self.frames.len() - self.sent + copied);
         let mut at = self.sent;
         for mut cut in std::mem::take(&mut self.cuts) {
             rest.extend_from_slice(&self.frames[at..cut.at]);
@@ -386,3 +396,5 @@ const LENT_MIN: usize = 2048;
 const PONGS_MAX: usize = 16;
 /// Pieces for one system call; the kernel takes 1024.
 const SLICES: usize = 128;
+/// Each cut is a piece, and has one before it.
+const CUTS_MAX: usize = SLICES / 2;

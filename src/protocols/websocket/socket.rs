@@ -354,7 +354,10 @@ impl Drop for Receiver {
     fn drop(&mut self) {
         self.shared.abandoned.set(true);
         match self.inbound.take() {
-            Some(inbound) => self.shared.hand_back(Some(inbound)),
+            Some(mut inbound) => {
+                inbound.forget(&self.shared);
+                self.shared.hand_back(Some(inbound));
+            }
             None => self.shared.call_driver(),
         }
     }
