@@ -42,6 +42,8 @@ fn socket(address: SocketAddr) -> io::Result<Socket> {
     socket.set_reuse_address(true)?;
     // An accept must not wait: others may have been quicker.
     socket.set_nonblocking(true)?;
+    // Each connection has it from its listener. Frames are written whole; waiting for more of them only costs latency.
+    socket.set_tcp_nodelay(true)?;
     if address.is_ipv6() {
         // `[::]` and `0.0.0.0` can be listened on side by side.
         socket.set_only_v6(true)?;
@@ -122,11 +124,7 @@ fn take(worker: &Rc<Worker>, listener: &TcpListener) -> io::Result<()> {
 
 fn welcome(worker: &Rc<Worker>, socket: OwnedFd, peer: Option<SocketAddr>) {
     add(&worker.counters.accepted, 1);
-    let stream = TcpStream::from(socket);
-    // Frames are written whole; waiting for more of them only costs latency. A connection that is gone already fails
-    // here, and says so at its first read.
-    drop(stream.set_nodelay(true));
-    let stream = match Stream::try_from(stream) {
+    let stream = match Stream::try_from(TcpStream::from(socket)) {
         Ok(stream) => stream,
         Err(error) => return tracing::warn!(%error, "a connection could not be taken"),
     };
@@ -158,6 +156,12 @@ mod tests {
     fn a_port_in_use_is_an_error_also_when_a_switchpoint_uses_it() {
         let (bound, sockets) = bind("127.0.0.1:0".parse().unwrap(), 3).unwrap();
         assert_eq!(sockets.len(), 3);
+        let _client = TcpStream::connect(bound).unwrap();
+        let taken = (0..500).find_map(|_| {
+            std::thread::sleep(Duration::from_millis(1));
+            sockets.iter().find_map(|socket| socket.accept().ok())
+        });
+        assert!(taken.unwrap().0.nodelay().unwrap(), "a connection has it from its listener");
         assert_ne!(bound.port(), 0);
         assert_eq!(bind(bound, 3).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         drop(sockets);
