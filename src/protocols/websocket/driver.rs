@@ -12,6 +12,8 @@ use std::{
     task::{Context, Poll},
 };
 
+use monoio::BufResult;
+
 use super::{
     Session, Settings,
     batch::Inbound,
@@ -115,7 +117,6 @@ where
     async fn drive(&mut self, inbound: Box<Inbound>) -> Result<(), Error> {
         let shared = Rc::clone(&self.shared);
         let (link, shared) = (&*shared.link, &*shared);
-        let hot = &link.worker.hot;
         link.within(Side::Read, shared.settings.ping_after);
         // What reads is lent by the core while there is something to read, or in the middle of something.
         let mut inbound = Some(inbound);
@@ -127,7 +128,7 @@ where
             if let Some(arrived) = inbound.take() {
                 inbound = self.deal_with(arrived).await?;
                 if inbound.is_none() {
-                    return Ok(());
+                    return self.finish().await;
                 }
             }
             if link.is_spent() {
@@ -143,10 +144,10 @@ where
                     None => buf.get_or_insert_default(),
                 };
                 if is_quiet && buf.unread().is_empty() && link.park() {
-                    buf.release(hot);
+                    buf.release(&link.worker.hot);
                     reading = None;
                 } else {
-                    let read = link.stream.read(buf.lend(hot, expected));
+                    let read = link.stream.read(buf.lend(&link.worker.hot, expected));
                     reading.get_or_insert_with(|| Box::pin(None)).set(Some(read));
                 }
             }
@@ -163,11 +164,7 @@ where
             if has_waited {
                 link.has_waited();
             }
-            let buf = &mut inbound.get_or_insert_with(|| self.employ()).buf;
-            let result = match arrived {
-                Some(read) => buf.arrived(read, &link.stream, hot),
-                None => buf.fill_now(&link.stream, hot),
-            };
+            let result = self.take_in(&mut inbound, arrived);
             self.is_reading = false;
             let count = match result {
                 Ok(count) if count > 0 => count,
@@ -189,7 +186,7 @@ where
         }
     }
 
-    /// Sees to it that what has arrived is heard; `None` when the connection is done.
+    /// Sees to it that what has arrived is heard; `None` when the connection is to be finished.
     async fn deal_with(&mut self, mut inbound: Box<Inbound>) -> Result<Option<Box<Inbound>>, Error> {
         loop {
             let shared = &*self.shared;
@@ -209,7 +206,6 @@ where
                 }
             };
             if shared.end.get().is_some() {
-                self.finish().await?;
                 return Ok(None);
             }
             if !has_message {
@@ -236,11 +232,22 @@ where
                     inbound = reclaimed;
                 }
                 // The peer has closed; or the handler is done, and has left its receiver with somebody who still has it.
-                _ => {
-                    self.finish().await?;
-                    return Ok(None);
-                }
+                _ => return Ok(None),
             }
+        }
+    }
+
+    /// Takes what has arrived into the hands of what reads.
+    fn take_in(
+        &self,
+        inbound: &mut Option<Box<Inbound>>,
+        arrived: Option<BufResult<usize, Vec<u8>>>,
+    ) -> io::Result<usize> {
+        let link = &self.shared.link;
+        let buf = &mut inbound.get_or_insert_with(|| self.employ()).buf;
+        match arrived {
+            Some(read) => buf.arrived(read, &link.stream, &link.worker.hot),
+            None => buf.fill_now(&link.stream, &link.worker.hot),
         }
     }
 

@@ -200,7 +200,7 @@ impl Queue {
     }
 
     /// Makes room by dropping the oldest messages of which nothing was sent; how many it were.
-    pub(super) fn drop_oldest(&mut self, queue_max: usize) -> u64 {
+    pub(super) fn drop_oldest(&mut self, queue_max: usize) -> u32 {
         let Some(unsent) = self.unsent.as_mut().filter(|_| self.drops_oldest) else { return 0 };
         unsent.drop_oldest(queue_max)
     }
@@ -262,7 +262,7 @@ impl Unsent {
         }
     }
 
-    fn drop_oldest(&mut self, queue_max: usize) -> u64 {
+    fn drop_oldest(&mut self, queue_max: usize) -> u32 {
         let mut dropped = 0;
         let mut place = self.ends.iter().take_while(|waiting| waiting.start < self.sent).count();
         while self.frames.len() - self.sent > queue_max {

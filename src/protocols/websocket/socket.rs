@@ -416,7 +416,7 @@ impl Sender {
 
     /// Messages that were not sent, because the queue was full and the [setting](Settings::when_full) is to drop.
     pub fn dropped(&self) -> u64 {
-        self.shared.upgrade().map_or(0, |shared| shared.dropped.get())
+        self.shared.upgrade().map_or(0, |shared| shared.dropped.get().into())
     }
 
     /// Sends a ping, to see whether the peer is there.
@@ -535,7 +535,7 @@ pub(super) struct Shared {
     peer_code: Cell<Option<Code>>,
     pub(super) queue: RefCell<Queue>,
     /// Messages that were not sent because the queue was full.
-    dropped: Cell<u64>,
+    dropped: Cell<u32>,
     /// A message is being sent in pieces.
     open: Cell<bool>,
     /// What the handler's messages are borrowed from, so that it can be sent without a copy.
@@ -698,14 +698,18 @@ impl Shared {
                 let dropped = self.queue.borrow_mut().drop_oldest(self.settings.queue_max);
                 // What cannot be taken back is not followed by more.
                 let has_room = self.queue.borrow().has_room(self.settings.queue_max);
-                self.dropped.set(self.dropped.get() + dropped + u64::from(!has_room));
+                self.drops(dropped + u32::from(!has_room));
                 Poll::Ready(Ok(has_room))
             }
             _ => {
-                self.dropped.set(self.dropped.get() + 1);
+                self.drops(1);
                 Poll::Ready(Ok(false))
             }
         }
+    }
+
+    fn drops(&self, count: u32) {
+        self.dropped.set(self.dropped.get().saturating_add(count));
     }
 
     /// Waits for room, and for the end of a message that is sent in pieces.
