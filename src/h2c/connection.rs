@@ -150,6 +150,7 @@ enum Waits {
 impl Driver {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         self.link.listen(Side::Read, cx.waker());
+        self.watch.next_turn();
         if let Some(result) = self.heed() {
             return Poll::Ready(result);
         }
@@ -217,11 +218,13 @@ impl Driver {
     fn leave(&mut self) {
         self.stage = Stage::Leaving;
         self.connection.graceful_shutdown();
+        self.link.deadline(Side::Close, NEVER); // its lifetime
         self.set_deadlines();
     }
 
     fn fail(&mut self) {
         self.stage = Stage::Failing;
+        self.waits = Waits::Nothing;
         self.connection.abrupt_shutdown(Code::ENHANCE_YOUR_CALM);
         self.link.deadline(Side::Read, NEVER);
         self.link.within(Side::Close, self.link.worker.config.close_time);
@@ -235,11 +238,19 @@ impl Driver {
             (None, Stage::Open) => Waits::Request,
             (None, Stage::Leaving) => Waits::End,
         };
+        self.wait_for(waits);
+    }
+
+    fn wait_for(&mut self, waits: Waits) {
         if waits == self.waits {
             return;
         }
-        self.waits = waits;
         let (link, config) = (&self.link, &self.link.worker.config);
+        if self.waits == Waits::End {
+            // A request has crossed the GOAWAY, and gets its answer.
+            link.deadline(Side::Close, NEVER);
+        }
+        self.waits = waits;
         match waits {
             Waits::Nothing => link.deadline(Side::Read, NEVER),
             Waits::Head(_) => link.within(Side::Read, config.head_time),
@@ -260,7 +271,7 @@ impl Driver {
     /// Answers the requests that were taken, or has them answered. They stay where they are: moving them costs as much
     /// as much of the rest.
     fn answer(&mut self) {
-        self.waits = Waits::Nothing;
+        self.wait_for(Waits::Nothing);
         let mut batch = std::mem::take(&mut self.batch);
         for place in &mut batch {
             let Some((asked, respond)) = place else { continue };

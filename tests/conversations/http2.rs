@@ -596,6 +596,37 @@ fn a_connection_without_streams_is_asked_to_leave() {
 }
 
 #[test]
+fn a_request_that_crosses_the_goaway_is_answered() {
+    let config = Config {
+        keep_alive_time: Duration::from_millis(200),
+        close_time: Duration::from_millis(200),
+        ..config()
+    };
+    let slow = || {
+        registry().post("/slow", async |_: &Request<'_>| {
+            time::sleep(Duration::from_millis(600)).await;
+            Ok(Response::text("late"))
+        })
+    };
+    everywhere_with(config, slow, async |site| {
+        for is_drain in [false, true] {
+            let mut client = site.connect();
+            client.send(preface(&[])).await;
+            if is_drain {
+                client.http2_frame_of(SETTINGS).await;
+                site.worker.say_goodbye();
+            }
+            let goaway = client.http2_frame_of(GOAWAY).await;
+            assert_eq!((goaway.code(), &goaway.payload[..4]), (0, &[0x7f, 0xff, 0xff, 0xff][..]));
+            client.send(frame(HEADERS, 5, 1, b"\x83\x86\x04\x05/slow\x01\x09a.example")).await;
+            let data = client.http2_frame_of(DATA).await;
+            assert_eq!((data.stream, &data.payload[..]), (1, &b"late"[..]), "drain: {is_drain}");
+            client.ends_somehow().await; // it is idle again
+        }
+    });
+}
+
+#[test]
 fn a_connection_that_has_lived_its_time_ends_when_its_streams_do() {
     let http2 = Limits { lifetime: Duration::from_millis(150), ..Limits::default() };
     everywhere_with(Config { http2, ..config() }, registry, async |site| {
