@@ -515,6 +515,8 @@ fn requests_that_are_taken_back_one_by_one_have_a_limit() {
         assert_eq!(goaway.code(), ENHANCE_YOUR_CALM);
         client.ends_somehow().await;
         assert!(site.stats().requests < 100, "{}", site.stats().requests);
+        site.is_left_alone().await;
+        assert_eq!(site.stats().ends.get("peer"), Some(&1), "{:?}", site.stats());
     });
 }
 
@@ -665,6 +667,74 @@ fn a_peer_that_takes_nothing_is_given_up() {
         client.send(preface(&[(4, 0)])).await;
         client.send(frame(HEADERS, 5, 1, GET)).await;
         assert_eq!(client.http2_frame_of(RST_STREAM).await.code(), 8, "CANCEL");
+    });
+}
+
+#[test]
+fn answers_that_are_queued_do_not_wait_for_ever() {
+    const SIZE: usize = 60_000;
+    let config = Config { write_time: Duration::from_millis(200), ..config() };
+    let registry = registry().get("/some", |_| Response::text("x".repeat(SIZE)));
+    on(Transport::Memory, config, registry, async |site: &Site| {
+        let mut client = site.connect();
+        client.send(preface(&[])).await;
+        client.send(frame(WINDOW_UPDATE, 0, 0, [0, 0x10, 0, 0])).await;
+        for stream in [1, 3, 5, 7] {
+            client.send(frame(HEADERS, 5, stream, b"\x82\x86\x04\x05/some\x01\x09a.example")).await;
+        }
+        settle(site.transport).await;
+        // Its windows are shut after the answers were made, and before they are taken. A PING is no sign that it takes anything.
+        client.send(frame(SETTINGS, 0, 0, [0, 4, 0, 0, 0, 0])).await;
+        client.send(frame(PING, 0, 0, [0; 8])).await;
+        settle(site.transport).await;
+        let mut taken = 0;
+        let goaway = loop {
+            let frame = client.http2_frame().await;
+            match frame.kind {
+                DATA => taken += frame.payload.len(),
+                PING => {
+                    milliseconds(60).await;
+                    client.send(crate::harness::http2::frame(PING, 0, 0, [0; 8])).await;
+                }
+                GOAWAY => break frame,
+                _ => {}
+            }
+        };
+        assert!(taken < 4 * SIZE, "it was all taken before");
+        assert_eq!(goaway.code(), ENHANCE_YOUR_CALM);
+        client.ends_somehow().await;
+        site.is_left_alone().await;
+        assert_eq!(site.stats().ends.get("peer"), Some(&1), "{:?}", site.stats());
+    });
+}
+
+#[test]
+fn sessions_that_are_decided_together_find_no_more_room_than_there_is() {
+    let slow = || {
+        registry().at(
+            "/slow",
+            Custom::new("slow").authorize(|_| {
+                Box::pin(async {
+                    time::sleep(Duration::from_millis(50)).await;
+                    Ok(())
+                })
+            }),
+        )
+    };
+    everywhere_with(Config { connections_max: 2, ..config() }, slow, async |site| {
+        let http2 = Rc::new(site.connect().http2().await);
+        let tasks: Vec<_> = (0..3)
+            .map(|_| {
+                let http2 = Rc::clone(&http2);
+                monoio::spawn(async move { http2.connect("/slow", "slow", &[]).await.map(|_| 200) })
+            })
+            .collect();
+        let mut got = Vec::new();
+        for task in tasks {
+            got.push(task.await.unwrap_or_else(|status| status));
+        }
+        got.sort_unstable();
+        assert_eq!(got, [200, 503, 503]);
     });
 }
 
