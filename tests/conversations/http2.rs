@@ -113,6 +113,20 @@ fn a_resource_is_written_once_and_served_over_each_version() {
 }
 
 #[test]
+fn a_cookie_that_came_in_parts_is_whole() {
+    let cookies = || {
+        registry()
+            .get("/cookie", |request| Response::text(request.field("Cookie").unwrap_or("none").to_owned()))
+    };
+    everywhere(cookies, async |site| {
+        let http2 = site.connect().http2().await;
+        let split = Http::get("http://a.example/cookie").header("cookie", "a=1").header("cookie", "b=2");
+        assert_eq!(http2.ask(split.body(()).unwrap(), b"").await.body(), b"a=1; b=2");
+        assert_eq!(http2.get("/cookie").await.body(), b"none");
+    });
+}
+
+#[test]
 fn bodies_come_back_whole_and_have_a_limit() {
     everywhere_with(Config { body_max: 1 << 20, ..config() }, registry, async |site| {
         let http2 = site.connect().http2().await;
