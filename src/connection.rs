@@ -277,7 +277,11 @@ impl Exchange<'_> {
             Ok(Err(rejection)) => return Ok(Decision::Reject(rejection)),
             Err(_) => return Ok(Decision::Reject(Reason::AuthorizationTimeout.into())),
         }
-        if let Err(rejection) = self.read_body(request, accepts.body_max).await? {
+        let body_max = match handler.is_http() {
+            true => accepts.body_max.min(self.link.worker.config.body_max), // a request like any other
+            false => accepts.body_max,
+        };
+        if let Err(rejection) = self.read_body(request, body_max).await? {
             return Ok(Decision::Reject(rejection));
         }
         // RFC 9110 7.8: who asks for both gets the 100 before the 101, also where there is no body to continue with.

@@ -122,6 +122,7 @@ pub(crate) fn is_valid_field(name: &str, value: &str) -> bool {
         "content-length",
         "date",
         "keep-alive",
+        "proxy-connection",
         "te",
         "trailer",
         "transfer-encoding",
@@ -212,9 +213,14 @@ mod tests {
 
     #[test]
     fn a_field_can_neither_split_the_answer_nor_frame_it() {
-        for (name, value) in
-            [("X-A", "b\r\nSet-Cookie: c"), ("X-A", "b\n"), ("X A", "b"), ("", "b"), ("content-LENGTH", "3")]
-        {
+        for (name, value) in [
+            ("X-A", "b\r\nSet-Cookie: c"),
+            ("X-A", "b\n"),
+            ("X A", "b"),
+            ("", "b"),
+            ("content-LENGTH", "3"),
+            ("Proxy-Connection", "keep-alive"),
+        ] {
             assert!(!is_valid_field(name, value), "{name}: {value}");
         }
         assert!(is_valid_field("Sec-WebSocket-Protocol", "chat"));

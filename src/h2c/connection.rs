@@ -20,6 +20,7 @@ use super::{
     exchange::{self, Asked, Exchange},
     gate::Gate,
     io::{Io, Watch},
+    request,
     stream::Inlet,
 };
 use crate::{
@@ -68,7 +69,8 @@ pub(crate) async fn run(connection: Upgraded, first: Option<First>) -> Result<()
         .enable_connect_protocol()
         .handshake(io);
     link.within(Side::Read, config.head_time);
-    let connection = match link.wait(Side::Read, true, handshake).await {
+    // A request that was upgraded is answered first, also in a drain.
+    let connection = match link.wait(Side::Read, first.is_none(), handshake).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => {
             let Some(fault) = watch.fault() else { return Err(failure(error)) };
@@ -91,6 +93,7 @@ pub(crate) async fn run(connection: Upgraded, first: Option<First>) -> Result<()
         live: Rc::default(),
         stage: Stage::Open,
         waits: Waits::Nothing,
+        balance: 0,
         batch: Vec::new(),
     };
     let result = poll_fn(|cx| driver.poll(cx)).await;
@@ -120,6 +123,8 @@ struct Driver {
     live: Rc<Cell<usize>>,
     stage: Stage,
     waits: Waits,
+    /// What was sent beyond what was received, when the peer was last seen to take something.
+    balance: i64,
     /// Requests that were taken and not looked at.
     batch: Vec<Option<(Asked, server::SendResponse<Bytes>)>>,
     date: Date,
@@ -130,8 +135,8 @@ enum Stage {
     Open,
     /// The peer was asked to open another connection; what has begun goes on.
     Leaving,
-    /// The peer was told of an error, and gets no more than the time to hear it.
-    Failing,
+    /// The peer was told of this error, and gets no more than the time to hear it.
+    Failing(&'static str),
 }
 
 /// What the peer is waited for, with a deadline that begins when that does.
@@ -143,6 +148,8 @@ enum Waits {
     Request,
     /// The rest of this head.
     Head(u64),
+    /// That it takes what is queued for it: all answers are made.
+    Taking,
     /// The end, as nothing is left to do.
     End,
 }
@@ -150,13 +157,15 @@ enum Waits {
 impl Driver {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         self.link.listen(Side::Read, cx.waker());
+        self.watch.next_turn();
         if let Some(result) = self.heed() {
             return Poll::Ready(result);
         }
         loop {
             let over = loop {
                 match self.connection.poll_accept(cx) {
-                    Poll::Ready(Some(Ok((request, respond)))) => {
+                    Poll::Ready(Some(Ok((mut request, respond)))) => {
+                        request::join_cookies(request.headers_mut());
                         self.batch.push(Some((Asked::Here(request), respond)));
                     }
                     Poll::Ready(Some(Err(error))) => break Some(self.ended(error)),
@@ -169,10 +178,13 @@ impl Driver {
             };
             self.inlets.borrow_mut().retain(Inlet::pump);
             if let Some(result) = over {
-                return Poll::Ready(result);
+                return Poll::Ready(match self.stage {
+                    Stage::Failing(why) => Err(Error::peer(why)),
+                    _ => result,
+                });
             }
-            if self.watch.is_flooded() && self.stage != Stage::Failing {
-                self.fail();
+            if self.watch.is_flooded() && !matches!(self.stage, Stage::Failing(_)) {
+                self.fail("more than it may, of frames that lead nowhere");
                 continue;
             }
             if self.batch.is_empty() {
@@ -194,15 +206,18 @@ impl Driver {
             match self.stage {
                 Stage::Open => self.leave(),
                 Stage::Leaving => return Some(Ok(())),
-                Stage::Failing => {
-                    return Some(Err(Error::peer("more than it may, of frames that lead nowhere")));
-                }
+                Stage::Failing(why) => return Some(Err(Error::peer(why))),
             }
         }
         if self.link.is_overdue(Side::Read) {
             self.link.deadline(Side::Read, NEVER);
             match self.waits {
-                Waits::Head(_) => self.fail(),
+                Waits::Head(_) => self.fail("a head without an end"),
+                Waits::Taking if balance(&self.link) > self.balance => {
+                    self.balance = balance(&self.link);
+                    self.link.within(Side::Read, self.link.worker.config.write_time);
+                }
+                Waits::Taking => self.fail("answers that are not taken"),
                 Waits::Request => self.leave(),
                 Waits::Nothing | Waits::End => {}
             }
@@ -217,11 +232,13 @@ impl Driver {
     fn leave(&mut self) {
         self.stage = Stage::Leaving;
         self.connection.graceful_shutdown();
+        self.link.deadline(Side::Close, NEVER); // its lifetime
         self.set_deadlines();
     }
 
-    fn fail(&mut self) {
-        self.stage = Stage::Failing;
+    fn fail(&mut self, why: &'static str) {
+        self.stage = Stage::Failing(why);
+        self.waits = Waits::Nothing;
         self.connection.abrupt_shutdown(Code::ENHANCE_YOUR_CALM);
         self.link.deadline(Side::Read, NEVER);
         self.link.within(Side::Close, self.link.worker.config.close_time);
@@ -229,20 +246,33 @@ impl Driver {
 
     fn set_deadlines(&mut self) {
         let waits = match (self.watch.head_under_way(), self.stage) {
-            (_, Stage::Failing) => return,
+            (_, Stage::Failing(_)) => return,
             (Some(number), _) => Waits::Head(number),
-            _ if self.connection.has_streams() || self.live.get() > 0 => Waits::Nothing,
+            _ if self.live.get() > 0 => Waits::Nothing,
+            _ if self.connection.has_streams() => Waits::Taking,
             (None, Stage::Open) => Waits::Request,
             (None, Stage::Leaving) => Waits::End,
         };
+        self.wait_for(waits);
+    }
+
+    fn wait_for(&mut self, waits: Waits) {
         if waits == self.waits {
             return;
         }
-        self.waits = waits;
         let (link, config) = (&self.link, &self.link.worker.config);
+        if self.waits == Waits::End {
+            // A request has crossed the GOAWAY, and gets its answer.
+            link.deadline(Side::Close, NEVER);
+        }
+        self.waits = waits;
         match waits {
             Waits::Nothing => link.deadline(Side::Read, NEVER),
             Waits::Head(_) => link.within(Side::Read, config.head_time),
+            Waits::Taking => {
+                self.balance = balance(link);
+                link.within(Side::Read, config.write_time);
+            }
             Waits::Request => link.within(Side::Read, config.keep_alive_time),
             Waits::End => {
                 link.deadline(Side::Read, NEVER);
@@ -260,7 +290,7 @@ impl Driver {
     /// Answers the requests that were taken, or has them answered. They stay where they are: moving them costs as much
     /// as much of the rest.
     fn answer(&mut self) {
-        self.waits = Waits::Nothing;
+        self.wait_for(Waits::Nothing);
         let mut batch = std::mem::take(&mut self.batch);
         for place in &mut batch {
             let Some((asked, respond)) = place else { continue };
@@ -276,14 +306,14 @@ impl Driver {
             }
             match self.plan(asked, body.as_deref()) {
                 Plan::Answer(response, is_to_head) => {
-                    exchange::send(&self.link, respond, response, is_to_head, self.date.get(&self.link));
+                    let date = self.date.get(&self.link);
+                    exchange::send(&self.link, respond, response, is_to_head, date, Live::new(&self.live));
                 }
                 Plan::Wait(_) if self.live.get() >= self.link.worker.config.http2.streams_max as usize => {
                     respond.send_reset(Code::REFUSED_STREAM);
                 }
                 Plan::Wait(todo) => {
                     let (asked, respond) = place.take().expect("it was there");
-                    self.live.set(self.live.get() + 1);
                     let exchange = Exchange {
                         link: Rc::clone(&self.link),
                         asked,
@@ -291,9 +321,9 @@ impl Driver {
                         respond,
                         inlets: Rc::clone(&self.inlets),
                         date: self.date.get(&self.link),
-                        _live: Live(Rc::clone(&self.live)),
+                        live: Live::new(&self.live),
                     };
-                    monoio::spawn(exchange.run(todo));
+                    crate::spawn(exchange.run(todo));
                 }
             }
         }
@@ -342,6 +372,11 @@ impl Driver {
     }
 }
 
+/// A peer that only asks for replies, with PING or SETTINGS, gets no more than it sends; one that takes an answer does.
+fn balance(link: &Link) -> i64 {
+    link.sent.get().cast_signed() - link.received.get().cast_signed()
+}
+
 /// Requests that are taken before they are answered: as many answers go out in one write.
 const BATCH_MAX: usize = 64;
 
@@ -360,6 +395,13 @@ pub(super) enum Todo {
 
 /// One of the tasks of a connection.
 pub(super) struct Live(Rc<Cell<usize>>);
+
+impl Live {
+    fn new(count: &Rc<Cell<usize>>) -> Self {
+        count.set(count.get() + 1);
+        Self(Rc::clone(count))
+    }
+}
 
 impl Drop for Live {
     fn drop(&mut self) {

@@ -100,7 +100,7 @@ pub(super) struct Exchange {
     pub(super) respond: SendResponse<Bytes>,
     pub(super) inlets: Rc<RefCell<Vec<Inlet>>>,
     pub(super) date: HeaderValue,
-    pub(super) _live: Live,
+    pub(super) live: Live,
 }
 
 impl Exchange {
@@ -154,7 +154,7 @@ impl Exchange {
                 Rejection::from(Reason::Internal).to_response(false)
             }
         };
-        send(&link, &mut self.respond, response, is_to_head, self.date);
+        send(&link, &mut self.respond, response, is_to_head, self.date, self.live);
     }
 
     fn is_to_head(&self) -> bool {
@@ -225,7 +225,7 @@ impl Exchange {
         };
         let accepted = match decided {
             Ok(accepted) => accepted,
-            Err(refusal) => return send(&link, &mut self.respond, refusal, false, self.date),
+            Err(refusal) => return send(&link, &mut self.respond, refusal, false, self.date, self.live),
         };
         let mut answer = Response::new(200);
         answer.fields = accepted.fields;
@@ -249,7 +249,7 @@ impl Exchange {
 /// Asks the handlers of the path that speak `protocol`.
 async fn decide(link: &Link, request: &Request<'_>, protocol: &str) -> Result<Accepted, Rejection> {
     let worker = &link.worker;
-    if worker.is_closing() {
+    if link.is_goodbye() || worker.is_closing() {
         return Err(Reason::Draining.into());
     }
     if !worker.has_room() {
@@ -263,6 +263,10 @@ async fn decide(link: &Link, request: &Request<'_>, protocol: &str) -> Result<Ac
             continue;
         }
         handler.authorize(request).await?;
+        // Others may have come meanwhile. From here to the session there is no wait.
+        if !worker.has_room() {
+            return Err(Reason::TooManyConnections.into());
+        }
         match handler.negotiate(request) {
             Decision::Accept(accept) => {
                 let accepted = accept.session;
@@ -300,6 +304,7 @@ pub(super) fn send(
     mut response: Response,
     is_to_head: bool,
     date: HeaderValue,
+    live: Live,
 ) {
     if !response.has_valid_fields() {
         tracing::error!("a handler's field cannot stand in an answer");
@@ -320,12 +325,12 @@ pub(super) fn send(
     if stream.capacity() >= body.len() {
         drop(stream.send_data(body, true));
     } else {
-        monoio::spawn(deliver(Rc::clone(link), stream, body));
+        crate::spawn(deliver(Rc::clone(link), stream, body, live));
     }
 }
 
 /// Sends a body as the peer takes it.
-async fn deliver(link: Rc<Link>, mut stream: SendStream<Bytes>, mut body: Bytes) {
+async fn deliver(link: Rc<Link>, mut stream: SendStream<Bytes>, mut body: Bytes, _live: Live) {
     let limit = link.worker.config.write_time;
     while !body.is_empty() {
         stream.reserve_capacity(body.len().min(CHUNK_MAX));
@@ -350,6 +355,10 @@ async fn deliver(link: Rc<Link>, mut stream: SendStream<Bytes>, mut body: Bytes)
         let chunk = body.split_to(count);
         if stream.send_data(chunk, body.is_empty()).is_err() {
             return;
+        }
+        // The driver has taken note of what went out.
+        if link.is_spent() {
+            link.pass().await;
         }
     }
 }

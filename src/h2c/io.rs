@@ -36,6 +36,8 @@ pub(super) struct Io {
     /// The last read has taken all that there was.
     is_drained: bool,
     readable: Option<Waiting>,
+    /// The driver's turn in which there was nothing to read, once it has had to wait for that.
+    waits_since: Option<u64>,
     writable: Option<Waiting>,
     turn: Option<LocalBoxFuture<'static, ()>>,
 }
@@ -44,6 +46,7 @@ type Waiting = LocalBoxFuture<'static, io::Result<()>>;
 
 /// What has been seen to pass.
 pub(super) struct Watch {
+    turn: Cell<u64>,
     frames: RefCell<Frames>,
     resets: RefCell<Allowance>,
     free: RefCell<Allowance>,
@@ -57,6 +60,7 @@ impl Watch {
     pub(super) fn new(link: &Link) -> Self {
         let (limits, now) = (&link.worker.config.http2, link.worker.now());
         Self {
+            turn: Cell::new(0),
             frames: RefCell::default(),
             resets: RefCell::new(Allowance::new(limits.resets, now)),
             free: RefCell::new(Allowance::new(limits.free_frames, now)),
@@ -65,6 +69,11 @@ impl Watch {
             is_flooded: Cell::new(false),
             fault: Cell::new(None),
         }
+    }
+
+    /// The driver is polled again: it has let go of the core since the last time.
+    pub(super) fn next_turn(&self) {
+        self.turn.set(self.turn.get() + 1);
     }
 
     /// The number of the head that has begun and not ended.
@@ -117,6 +126,7 @@ impl Io {
             passed: 0,
             is_drained: arrived.is_empty(),
             readable: None,
+            waits_since: None,
             writable: None,
             turn: None,
         }
@@ -209,9 +219,17 @@ impl AsyncRead for Io {
                 return Poll::Ready(Ok(()));
             }
             if let Some(readable) = &mut this.readable {
-                ready!(readable.as_mut().poll(cx))?;
+                let turn = this.watch.turn.get();
+                let Poll::Ready(is_readable) = readable.as_mut().poll(cx) else {
+                    this.waits_since.get_or_insert(turn);
+                    return Poll::Pending;
+                };
                 this.readable = None;
-                this.link.has_waited();
+                // With epoll, what has come meanwhile is readable at once: nobody else had a turn.
+                if this.waits_since.take().is_some_and(|since| since != turn) {
+                    this.link.has_waited();
+                }
+                is_readable?;
             } else if this.is_drained {
                 let link = Rc::clone(&this.link);
                 this.readable = Some(Box::pin(async move { link.stream.readable().await }));
@@ -306,4 +324,47 @@ pub(super) async fn within<T>(limit: std::time::Duration, operation: impl Future
         timer.as_mut().poll(cx).map(|()| None)
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Write, net};
+
+    use super::*;
+    use crate::{Config, Registry, Worker, h2c::PREFACE, runtime::Driver};
+
+    #[test]
+    fn a_peer_that_is_always_in_time_gives_up_its_turn() {
+        Driver::Epoll.build().unwrap().block_on(async {
+            let listener = monoio::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let mut peer = net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let stream = listener.accept().await.unwrap().0;
+            let worker = Worker::new(Config::default(), Registry::new());
+            let tracked = worker.sessions.track(stream.try_into().unwrap(), None, &worker);
+            let link = Rc::clone(&tracked.0);
+            let watch = Rc::new(Watch::new(&link));
+            let mut io = Io::new(link, Rc::clone(&watch), Gate::new(), b"");
+            let mut buffer = [0; 1024];
+            peer.write_all(PREFACE).unwrap();
+            peer.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).unwrap();
+            poll_fn(|cx| Pin::new(&mut io).poll_read(cx, &mut ReadBuf::new(&mut buffer))).await.unwrap();
+            let mut count = 0;
+            poll_fn(|cx| {
+                watch.next_turn();
+                loop {
+                    // What the peer sends next is there before it is looked for.
+                    peer.write_all(&[0, 0, 4, 8, 0, 0, 0, 0, 0, 0, 0, 0, 1]).unwrap();
+                    let mut into = ReadBuf::new(&mut buffer);
+                    match Pin::new(&mut io).poll_read(cx, &mut into) {
+                        Poll::Ready(read) => read.unwrap(),
+                        Poll::Pending => return Poll::Ready(()),
+                    }
+                    count += 1;
+                    assert!(count < 100_000, "its turn never ends");
+                }
+            })
+            .await;
+            assert!(count > 100, "{count}");
+        });
+    }
 }

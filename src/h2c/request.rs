@@ -1,11 +1,24 @@
 //! A request that came over HTTP/2, in the form that handlers and resources know (RFC 9113 8.3).
 
-use ::http::{HeaderMap, Method, Uri, header};
+use ::http::{HeaderMap, HeaderValue, Method, Uri, header};
 
 use crate::http::{
     Fields, Framing, Head, HeadFault, Limits, Target, Version,
     target::{is_authority, is_printable},
 };
+
+/// Makes one field of a `cookie` that was split to be compressed better (RFC 9113 8.2.3).
+pub(super) fn join_cookies(headers: &mut HeaderMap) {
+    let cookies = headers.get_all(header::COOKIE);
+    if cookies.iter().nth(1).is_none() {
+        return;
+    }
+    let cookies: Vec<_> = cookies.iter().map(HeaderValue::as_bytes).collect();
+    // It is made of valid ones, within the limit of the head.
+    if let Ok(cookie) = HeaderValue::from_bytes(&cookies.join(&b"; "[..])) {
+        headers.insert(header::COOKIE, cookie);
+    }
+}
 
 /// The head of a request, with `:authority` as its Host. The `h2` crate has checked what HTTP/2 asks for; these are the
 /// rules that hold for every version.
@@ -131,6 +144,15 @@ mod tests {
         assert_eq!(long, HeadFault::TargetTooLong);
         let many = parts("GET", "http://a/", &[("a", ""), ("b", ""), ("c", "")]);
         assert_eq!(head(&many, false, &limits).unwrap_err(), HeadFault::TooManyFields);
+    }
+
+    #[test]
+    fn a_cookie_that_was_split_is_one() {
+        let mut split = parts("GET", "http://a/", &[("cookie", "a=1"), ("x", "y"), ("cookie", "b=2; c=3")]);
+        join_cookies(&mut split.headers);
+        let head = head(&split, false, &Limits::default()).unwrap();
+        assert_eq!(head.fields.only("cookie").ok().flatten(), Some(&b"a=1; b=2; c=3"[..]));
+        assert_eq!(head.fields.get("x"), Some(&b"y"[..]));
     }
 
     #[test]

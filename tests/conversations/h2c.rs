@@ -305,6 +305,36 @@ fn a_body_over_the_limit_is_answered_in_http_1_1() {
             asking("POST /echo", "Transfer-Encoding: chunked\r\n") + "b\r\n" + &body + "\r\n0\r\n\r\n";
         site.ask(chunked).await.refuses(413, "body-too-large");
     });
+    // What holds for every request holds for this one.
+    everywhere_with(Config { body_max: 10, ..config() }, registry, async |site| {
+        let request = asking("POST /echo", "Content-Length: 11\r\n") + &"x".repeat(11);
+        site.ask(request).await.refuses(413, "body-too-large");
+    });
+}
+
+#[test]
+fn a_request_that_was_upgraded_is_answered_in_a_drain() {
+    everywhere(registry, async |site| {
+        let mut client = switched(site, asking("GET /", "")).await;
+        site.worker.say_goodbye();
+        milliseconds(100).await;
+        client.send(preface(&[])).await;
+        let mut body = Vec::new();
+        let (mut is_told, mut is_ended) = (false, false);
+        while !(is_told && is_ended) {
+            let frame = client.http2_frame().await;
+            match frame.kind {
+                GOAWAY => {
+                    assert_eq!(frame.code(), 0);
+                    is_told = true;
+                }
+                DATA => body.extend_from_slice(&frame.payload),
+                _ => {}
+            }
+            is_ended |= frame.stream == 1 && frame.flags & END_STREAM != 0;
+        }
+        assert_eq!(body, b"hello");
+    });
 }
 
 #[test]

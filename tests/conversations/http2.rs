@@ -113,6 +113,20 @@ fn a_resource_is_written_once_and_served_over_each_version() {
 }
 
 #[test]
+fn a_cookie_that_came_in_parts_is_whole() {
+    let cookies = || {
+        registry()
+            .get("/cookie", |request| Response::text(request.field("Cookie").unwrap_or("none").to_owned()))
+    };
+    everywhere(cookies, async |site| {
+        let http2 = site.connect().http2().await;
+        let split = Http::get("http://a.example/cookie").header("cookie", "a=1").header("cookie", "b=2");
+        assert_eq!(http2.ask(split.body(()).unwrap(), b"").await.body(), b"a=1; b=2");
+        assert_eq!(http2.get("/cookie").await.body(), b"none");
+    });
+}
+
+#[test]
 fn bodies_come_back_whole_and_have_a_limit() {
     everywhere_with(Config { body_max: 1 << 20, ..config() }, registry, async |site| {
         let http2 = site.connect().http2().await;
@@ -515,6 +529,8 @@ fn requests_that_are_taken_back_one_by_one_have_a_limit() {
         assert_eq!(goaway.code(), ENHANCE_YOUR_CALM);
         client.ends_somehow().await;
         assert!(site.stats().requests < 100, "{}", site.stats().requests);
+        site.is_left_alone().await;
+        assert_eq!(site.stats().ends.get("peer"), Some(&1), "{:?}", site.stats());
     });
 }
 
@@ -596,6 +612,37 @@ fn a_connection_without_streams_is_asked_to_leave() {
 }
 
 #[test]
+fn a_request_that_crosses_the_goaway_is_answered() {
+    let config = Config {
+        keep_alive_time: Duration::from_millis(200),
+        close_time: Duration::from_millis(200),
+        ..config()
+    };
+    let slow = || {
+        registry().post("/slow", async |_: &Request<'_>| {
+            time::sleep(Duration::from_millis(600)).await;
+            Ok(Response::text("late"))
+        })
+    };
+    everywhere_with(config, slow, async |site| {
+        for is_drain in [false, true] {
+            let mut client = site.connect();
+            client.send(preface(&[])).await;
+            if is_drain {
+                client.http2_frame_of(SETTINGS).await;
+                site.worker.say_goodbye();
+            }
+            let goaway = client.http2_frame_of(GOAWAY).await;
+            assert_eq!((goaway.code(), &goaway.payload[..4]), (0, &[0x7f, 0xff, 0xff, 0xff][..]));
+            client.send(frame(HEADERS, 5, 1, b"\x83\x86\x04\x05/slow\x01\x09a.example")).await;
+            let data = client.http2_frame_of(DATA).await;
+            assert_eq!((data.stream, &data.payload[..]), (1, &b"late"[..]), "drain: {is_drain}");
+            client.ends_somehow().await; // it is idle again
+        }
+    });
+}
+
+#[test]
 fn a_connection_that_has_lived_its_time_ends_when_its_streams_do() {
     let http2 = Limits { lifetime: Duration::from_millis(150), ..Limits::default() };
     everywhere_with(Config { http2, ..config() }, registry, async |site| {
@@ -634,6 +681,74 @@ fn a_peer_that_takes_nothing_is_given_up() {
         client.send(preface(&[(4, 0)])).await;
         client.send(frame(HEADERS, 5, 1, GET)).await;
         assert_eq!(client.http2_frame_of(RST_STREAM).await.code(), 8, "CANCEL");
+    });
+}
+
+#[test]
+fn answers_that_are_queued_do_not_wait_for_ever() {
+    const SIZE: usize = 60_000;
+    let config = Config { write_time: Duration::from_millis(200), ..config() };
+    let registry = registry().get("/some", |_| Response::text("x".repeat(SIZE)));
+    on(Transport::Memory, config, registry, async |site: &Site| {
+        let mut client = site.connect();
+        client.send(preface(&[])).await;
+        client.send(frame(WINDOW_UPDATE, 0, 0, [0, 0x10, 0, 0])).await;
+        for stream in [1, 3, 5, 7] {
+            client.send(frame(HEADERS, 5, stream, b"\x82\x86\x04\x05/some\x01\x09a.example")).await;
+        }
+        settle(site.transport).await;
+        // Its windows are shut after the answers were made, and before they are taken. A PING is no sign that it takes anything.
+        client.send(frame(SETTINGS, 0, 0, [0, 4, 0, 0, 0, 0])).await;
+        client.send(frame(PING, 0, 0, [0; 8])).await;
+        settle(site.transport).await;
+        let mut taken = 0;
+        let goaway = loop {
+            let frame = client.http2_frame().await;
+            match frame.kind {
+                DATA => taken += frame.payload.len(),
+                PING => {
+                    milliseconds(60).await;
+                    client.send(crate::harness::http2::frame(PING, 0, 0, [0; 8])).await;
+                }
+                GOAWAY => break frame,
+                _ => {}
+            }
+        };
+        assert!(taken < 4 * SIZE, "it was all taken before");
+        assert_eq!(goaway.code(), ENHANCE_YOUR_CALM);
+        client.ends_somehow().await;
+        site.is_left_alone().await;
+        assert_eq!(site.stats().ends.get("peer"), Some(&1), "{:?}", site.stats());
+    });
+}
+
+#[test]
+fn sessions_that_are_decided_together_find_no_more_room_than_there_is() {
+    let slow = || {
+        registry().at(
+            "/slow",
+            Custom::new("slow").authorize(|_| {
+                Box::pin(async {
+                    time::sleep(Duration::from_millis(50)).await;
+                    Ok(())
+                })
+            }),
+        )
+    };
+    everywhere_with(Config { connections_max: 2, ..config() }, slow, async |site| {
+        let http2 = Rc::new(site.connect().http2().await);
+        let tasks: Vec<_> = (0..3)
+            .map(|_| {
+                let http2 = Rc::clone(&http2);
+                monoio::spawn(async move { http2.connect("/slow", "slow", &[]).await.map(|_| 200) })
+            })
+            .collect();
+        let mut got = Vec::new();
+        for task in tasks {
+            got.push(task.await.unwrap_or_else(|status| status));
+        }
+        got.sort_unstable();
+        assert_eq!(got, [200, 503, 503]);
     });
 }
 
