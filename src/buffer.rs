@@ -92,7 +92,7 @@ impl ReadBuf {
     }
 
     /// Goes back to the small buffer if what is unread fits.
-    pub(crate) fn shrink(&mut self, pool: &Pool) {
+    fn shrink(&mut self, pool: &Pool) {
         let unread = self.data.len() - self.start;
         if let Some(mut small) = self.small.take_if(|_| unread < SMALL_MAX) {
             small.clear();
@@ -109,7 +109,7 @@ impl ReadBuf {
         self.small = Some(std::mem::replace(&mut self.data, large));
     }
 
-    /// Takes what has arrived, without waiting, into a large buffer.
+    /// Takes what has arrived, without waiting: by way of a large buffer, which it keeps if there is much.
     pub(crate) fn fill_now(&mut self, stream: &Stream, pool: &Pool) -> io::Result<usize> {
         if self.small.is_none() {
             self.enlarge(pool);

@@ -98,9 +98,7 @@ impl Link {
 
     /// Has `waker` woken when a deadline passes or the drain says goodbye.
     pub(crate) fn listen(&self, side: Side, waker: &Waker) {
-        let cell = &self.halves[side as usize].waker;
-        let kept = cell.take().filter(|kept| kept.will_wake(waker));
-        cell.set(Some(kept.unwrap_or_else(|| waker.clone())));
+        keep(&self.halves[side as usize].waker, waker);
     }
 
     /// Sets the moment by which what `side` waits for has to have happened; [`NEVER`] for none.
@@ -169,13 +167,17 @@ impl Link {
     pub(crate) fn park(&self) -> bool {
         let Some(socket) = self.stream.socket() else { return false };
         let Some(parking) = self.worker.parking() else { return false };
-        let key = (self.id << 32) | u64::from(self.slot.get());
         let is_known = self.parked.get() != Parked::Never;
-        let is_parked = parking.park(socket, key, is_known).is_ok();
+        let is_parked = parking.park(socket, self.key(), is_known).is_ok();
         if is_parked {
             self.parked.set(Parked::Waits);
         }
         is_parked
+    }
+
+    /// What it is parked under: its slot, and enough of its number to tell it from who had the slot before.
+    fn key(&self) -> u64 {
+        (self.id << 32) | u64::from(self.slot.get())
     }
 
     /// Waits, once it is parked, until something has arrived, or the end. Who [`listen`](Self::listen)s on the side that
@@ -284,6 +286,12 @@ const STEP_COST: u32 = 256;
 /// How long an expired connection may take to say why, in milliseconds.
 const GRACE: Millis = 2_000;
 
+/// Keeps `waker`, without a clone where it is kept already.
+pub(crate) fn keep(cell: &Cell<Option<Waker>>, waker: &Waker) {
+    let kept = cell.take().filter(|kept| kept.will_wake(waker));
+    cell.set(Some(kept.unwrap_or_else(|| waker.clone())));
+}
+
 impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Link({})", self.id)
@@ -375,9 +383,8 @@ impl Sessions {
     pub(crate) fn arrived(&self, key: u64) {
         let live = self.live.borrow();
         // It may have ended meanwhile, and another have its slot.
-        let link =
-            live.get(key as u32 as usize).filter(|(_, link)| link.id << 32 == key & !u64::from(u32::MAX));
-        if let Some((_, link)) = link {
+        let link = live.get(key as u32 as usize).map(|(_, link)| link).filter(|link| link.key() == key);
+        if let Some(link) = link {
             link.parked.set(Parked::Arrived);
             let waker = link.halves[Side::Read as usize].waker.take();
             drop(live); // waking may run code that comes back here

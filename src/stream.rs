@@ -1,6 +1,6 @@
 //! The transports: a closed set, so an enum.
 //!
-//! Waiting for bytes is a ring operation that owns its buffer; what is known to be there, or to have room, is taken
+//! Waiting for bytes is a ring operation that owns its buffer, or has none and only waits; what is known to be there, or to have room, is taken
 //! and sent at once by a system call, straight from the core's hot buffer. A pending read is never dropped while
 //! the connection is to go on: its bytes would go with it.
 

@@ -5,7 +5,7 @@ use std::{
     cell::{Cell, OnceCell, RefCell},
     net::SocketAddr,
     pin::Pin,
-    rc::{Rc, Weak},
+    rc::Rc,
     sync::{Arc, Mutex, PoisonError, atomic::AtomicU8, atomic::Ordering},
     task::{Context, Poll},
     time::{Duration, Instant, SystemTime},
@@ -50,7 +50,6 @@ pub struct Worker {
     logged: Cell<(Millis, u64)>,
     turnstile: OnceCell<Option<(UnixStream, UnixStream)>>,
     parking: OnceCell<Option<Parking>>,
-    me: Weak<Self>,
 }
 
 /// How far the server's end has come.
@@ -75,7 +74,7 @@ impl Worker {
     /// A core of its own, without listeners: what [`serve`](Self::serve) is given is all that it sees. For tests, and
     /// for those who bring connections of their own; [`Server`](crate::Server) makes one for each thread.
     pub fn new(config: Config, registry: Registry) -> Rc<Self> {
-        Rc::new_cyclic(|me| Self {
+        Rc::new(Self {
             connections_max: config.connections_a_worker(),
             config,
             registry,
@@ -95,7 +94,6 @@ impl Worker {
             logged: Cell::new((0, 0)),
             turnstile: OnceCell::new(),
             parking: OnceCell::new(),
-            me: Weak::clone(me),
         })
     }
 
@@ -171,8 +169,8 @@ impl Worker {
     }
 
     /// Where quiet connections wait; `None` where the system has no readiness set left.
-    pub(crate) fn parking(&self) -> Option<&Parking> {
-        self.parking.get_or_init(|| Parking::new(Weak::clone(&self.me)).ok()).as_ref()
+    pub(crate) fn parking(self: &Rc<Self>) -> Option<&Parking> {
+        self.parking.get_or_init(|| Parking::new(Rc::downgrade(self)).ok()).as_ref()
     }
 
     /// Whether another connection, or a stream that is one, may be taken.

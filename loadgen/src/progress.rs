@@ -7,8 +7,8 @@ use std::{
 
 use crate::{
     plan::Plan,
+    record::Interval,
     record::percentile,
-    run::Second,
     units::{grouped, short},
 };
 
@@ -27,7 +27,7 @@ impl Progress {
     }
 
     /// A second has passed.
-    pub(crate) fn second(&mut self, second: &Second) {
+    pub(crate) fn second(&mut self, second: &Interval) {
         if !self.is_shown {
             return;
         }

@@ -153,7 +153,7 @@ impl Opening {
     }
 }
 
-/// About a second of the run, by when things happened.
+/// About a second of the run, by when things happened: of one thread, or of all.
 #[derive(Clone, Debug)]
 pub(crate) struct Interval {
     /// Which second since the start.
@@ -171,6 +171,16 @@ pub(crate) struct Interval {
 impl Interval {
     pub(crate) fn new() -> Self {
         Self { second: 0, latency: times(), planned: 0, sent: 0, answered: 0, errors: 0, is_measured: false }
+    }
+
+    /// Adds another thread's figures of the same second.
+    pub(crate) fn merge(&mut self, other: &Self) {
+        merge_times(&mut self.latency, &other.latency);
+        self.planned += other.planned;
+        self.sent += other.sent;
+        self.answered += other.answered;
+        self.errors += other.errors;
+        self.is_measured |= other.is_measured;
     }
 
     /// As new, but with the memory that it has.

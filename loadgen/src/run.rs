@@ -21,7 +21,7 @@ use crate::{
     kernel::{self, Counters},
     plan::{Kind, Plan},
     progress::Progress,
-    record::{Interval, Record, Times},
+    record::{Interval, Record},
     server::{self, Usage},
     units::{Nanos, nanos},
     worker::{self, Pipe, Shared},
@@ -31,7 +31,7 @@ use crate::{
 pub(crate) struct Finished {
     pub(crate) record: Record,
     /// In their order, from the start on.
-    pub(crate) seconds: Vec<Second>,
+    pub(crate) seconds: Vec<Interval>,
     /// Connections that have switched.
     pub(crate) opened: u32,
     /// How long was measured.
@@ -51,18 +51,6 @@ pub(crate) struct Finished {
     pub(crate) fanout: Option<fanout::Figures>,
     /// A signal ended it.
     pub(crate) is_interrupted: bool,
-}
-
-/// A second of all threads.
-#[derive(Clone, Debug)]
-pub(crate) struct Second {
-    pub(crate) second: u64,
-    pub(crate) latency: Times,
-    pub(crate) planned: u64,
-    pub(crate) sent: u64,
-    pub(crate) answered: u64,
-    pub(crate) errors: u64,
-    pub(crate) is_measured: bool,
 }
 
 /// Carries out the plan.
@@ -170,14 +158,15 @@ fn gather(
     intervals: &mpsc::Receiver<Box<Interval>>,
     empties: &[mpsc::Sender<Box<Interval>>],
     progress: &mut Progress,
-) -> Vec<Second> {
-    let mut open: BTreeMap<u64, (Second, u32)> = BTreeMap::new();
+) -> Vec<Interval> {
+    let mut open: BTreeMap<u64, (Interval, u32)> = BTreeMap::new();
     let mut seconds = Vec::new();
     let mut turn = 0;
     while let Ok(mut interval) = intervals.recv() {
         let entry = open.entry(interval.second);
-        let (second, threads) = entry.or_insert_with(|| (Second::new(interval.second), 0));
-        second.add(&interval);
+        let (second, threads) =
+            entry.or_insert_with(|| (Interval { second: interval.second, ..Interval::new() }, 0));
+        second.merge(&interval);
         *threads += 1;
         if *threads == plan.threads
             && let Some((second, _)) = open.remove(&interval.second)
@@ -193,29 +182,6 @@ fn gather(
     seconds.extend(open.into_values().map(|(second, _)| second));
     seconds.sort_by_key(|second| second.second);
     seconds
-}
-
-impl Second {
-    fn new(second: u64) -> Self {
-        Self {
-            second,
-            latency: crate::record::times(),
-            planned: 0,
-            sent: 0,
-            answered: 0,
-            errors: 0,
-            is_measured: false,
-        }
-    }
-
-    fn add(&mut self, interval: &Interval) {
-        crate::record::merge_times(&mut self.latency, &interval.latency);
-        self.planned += interval.planned;
-        self.sent += interval.sent;
-        self.answered += interval.answered;
-        self.errors += interval.errors;
-        self.is_measured |= interval.is_measured;
-    }
 }
 
 /// Empty intervals that each thread begins with, so that it allocates none while it measures.

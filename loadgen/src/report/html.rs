@@ -44,7 +44,7 @@ impl Report {
                 "Each column is a second, each row a range of latency; darker is more.",
                 &heat(self),
             );
-            let line = |name: &'static str, value: &dyn Fn(&crate::run::Second) -> f64| {
+            let line = |name: &'static str, value: &dyn Fn(&crate::record::Interval) -> f64| {
                 (name, seconds.iter().map(|second| (second.second as f64, value(second))).collect::<Vec<_>>())
             };
             let mut behind = 0.0;
@@ -65,7 +65,7 @@ impl Report {
                 &over_time(&lines, &|value| grouped(value as u64)),
             );
             let percent = |percent: f64| {
-                move |second: &crate::run::Second| second.latency.value_at_percentile(percent) as f64
+                move |second: &crate::record::Interval| second.latency.value_at_percentile(percent) as f64
             };
             let lines =
                 [line("p50", &percent(50.0)), line("p99", &percent(99.0)), line("max", &percent(100.0))];

@@ -189,8 +189,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::{
         kernel::Counters,
-        record::{Record, times},
-        run::Second,
+        record::{Interval, Record, times},
     };
 
     /// An empty run of two seconds.
@@ -212,9 +211,17 @@ pub(crate) mod tests {
     }
 
     /// A second with so many answers.
-    pub(crate) fn second(second: u64, count: u64) -> Second {
+    pub(crate) fn second(second: u64, count: u64) -> Interval {
         let mut latency = times();
         (0..count).for_each(|at| latency.record(10_000 + at * 1000).unwrap());
-        Second { second, latency, planned: count, sent: count, answered: count, errors: 0, is_measured: true }
+        Interval {
+            second,
+            latency,
+            planned: count,
+            sent: count,
+            answered: count,
+            errors: 0,
+            is_measured: true,
+        }
     }
 }

@@ -1,7 +1,8 @@
 //! The one task of a WebSocket: it reads, runs the handler, writes what the handler queued, pings, and closes.
 //!
-//! A round is: the handler runs as far as it can; what it queued goes out in one write; the kernel gets the read buffer.
-//! The read stays armed while the handler sends, and is never dropped before the end.
+//! A round is: the handler runs as far as it can; what it queued goes out in one write; then more bytes are waited for,
+//! in the ring, or parked if the peer is a quiet one. The wait goes on while the handler sends, and is never dropped before
+//! the end.
 
 use std::{
     any::Any,
@@ -74,7 +75,7 @@ struct Driver<F> {
     room: Option<LocalBoxFuture<'static, io::Result<()>>>,
     /// The wait for our next turn, while it is somebody else's.
     turn: Option<LocalBoxFuture<'static, ()>>,
-    /// The kernel has the buffer, so that a silent peer is silent.
+    /// Nothing is there that was not looked at, so that a silent peer is silent.
     is_reading: bool,
     /// A ping of ours is not answered yet.
     is_pinged: bool,

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     Error,
-    sessions::{Link, Side},
+    sessions::{Link, Side, keep},
     ws::{self, CloseFrame, Code, Compressor, Event, Fault, Found, Opcode, Prepared, Role},
 };
 
@@ -843,9 +843,4 @@ impl std::fmt::Debug for Shared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Shared").field("link", &self.link).finish_non_exhaustive()
     }
-}
-
-fn keep(cell: &Cell<Option<Waker>>, waker: &Waker) {
-    let kept = cell.take().filter(|kept| kept.will_wake(waker));
-    cell.set(Some(kept.unwrap_or_else(|| waker.clone())));
 }
