@@ -14,7 +14,11 @@ use std::{
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use switchpoint::{
     Config, Driver, Registry, Server, StartError, Stats, Upgraded,
-    protocols::{self, websocket::Settings},
+    protocols::{
+        self, WebSocket,
+        websocket::{Settings, Socket},
+    },
+    ws,
 };
 
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -66,16 +70,24 @@ impl Client {
 
     /// A session of `token`.
     fn switched(address: SocketAddr, token: &str) -> Self {
+        Self::switched_at(address, "/echo", token)
+    }
+
+    fn switched_at(address: SocketAddr, path: &str, token: &str) -> Self {
         let mut client = Self::connect(address);
-        let head = client.ask(token);
+        let head = client.ask_at(path, token);
         assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
         client
     }
 
     /// Sends an upgrade request, and reads the head of its answer.
     fn ask(&mut self, token: &str) -> String {
+        self.ask_at("/echo", token)
+    }
+
+    fn ask_at(&mut self, path: &str, token: &str) -> String {
         self.send(format!(
-            "GET /echo HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: {token}\r\n\
+            "GET {path} HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: {token}\r\n\
              Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
         ));
         self.head()
@@ -339,6 +351,43 @@ fn messages_between_pings_come_back_in_their_order() {
         }
     }
     drop(client);
+    server.stop();
+    server.join();
+}
+
+#[test]
+fn what_a_core_lends_keeps_nothing_of_who_had_it_before() {
+    let settings = |message_max| {
+        let limits = ws::Limits { message_max, ..ws::Limits::default() };
+        Settings { limits, ..Settings::default() }
+    };
+    // Bytes for text, so that what has arrived is framed anew.
+    let answer = async |socket: Socket| {
+        let (mut receiver, sender) = socket.split();
+        while let Some(message) = receiver.recv().await? {
+            sender.send(message.bytes()).await?;
+        }
+        Ok(())
+    };
+    let config = Config { threads: 1, ..config(Driver::Auto) };
+    let registry = move |_| {
+        Registry::new()
+            .at("/long", WebSocket::new(answer).with(settings(1000)))
+            .at("/short", WebSocket::new(answer).with(settings(50)))
+    };
+    let server = Server::start(config, registry).unwrap();
+    let address = server.addresses()[0];
+    let mut long = Client::switched_at(address, "/long", "websocket");
+    let mut short = Client::switched_at(address, "/short", "websocket");
+    for _ in 0..3 {
+        long.send(frame(0x81, &[b'x'; 100]));
+        long.expect([&b"\x82\x64"[..], &[b'x'; 100]].concat());
+        short.send(frame(0x81, b"hello"));
+        short.expect(b"\x82\x05hello");
+    }
+    short.send(frame(0x81, &[b'x'; 100]));
+    short.expect(b"\x88");
+    drop((long, short));
     server.stop();
     server.join();
 }
