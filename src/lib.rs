@@ -33,6 +33,7 @@
 //! | [`ws`] | RFC 6455 without I/O, both roles |
 //! | [`h2c`] | HTTP/2 on the same port: what an upgrade to it needs, without I/O |
 //! | [`protocols`] | the protocols that come with it |
+//! | `tls` | TLS in both roles (with the feature `tls`) |
 //! | [`duplex`] | the in-memory transport of the tests, with faults from a seed |
 
 mod buffer;
@@ -54,6 +55,8 @@ mod runtime;
 mod server;
 mod sessions;
 mod stream;
+#[cfg(feature = "tls")]
+pub mod tls;
 mod upgrade;
 mod upgraded;
 mod worker;

@@ -205,11 +205,12 @@ impl Found {
         }
     }
 
-    /// What stands in `Upgrade` when the path advertises its protocols.
-    pub(crate) fn advertisement(&self) -> String {
+    /// What stands in `Upgrade` when the path advertises its protocols. By TLS no other version of HTTP is offered: ALPN
+    /// has chosen one (RFC 7540 3.3).
+    pub(crate) fn advertisement(&self, is_secure: bool) -> String {
         let mut list = String::new();
         let mut seen = Vec::new();
-        for handler in &self.handlers {
+        for handler in self.handlers.iter().filter(|handler| !(is_secure && handler.is_http())) {
             let token = handler.token();
             if !seen.contains(&token) {
                 seen.push(token);
@@ -341,8 +342,8 @@ mod tests {
         let registry = Registry::new()
             .on("everywhere", nothing)
             .at("/here", Closure { token: Token::new("here"), run: nothing });
-        assert_eq!(registry.find("/here").advertisement(), "here, everywhere");
-        assert_eq!(registry.find("/there").advertisement(), "everywhere");
+        assert_eq!(registry.find("/here").advertisement(false), "here, everywhere");
+        assert_eq!(registry.find("/there").advertisement(false), "everywhere");
         assert_eq!(registry.tokens().len(), 2);
     }
 

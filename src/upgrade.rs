@@ -3,7 +3,7 @@
 use std::{any::Any, borrow::Cow, cell::RefCell, fmt, net::SocketAddr};
 
 use crate::{
-    Error, Rejection, Upgraded,
+    Error, Rejection, Stream, Upgraded,
     http::{Framing, Head, Target, Version},
 };
 
@@ -259,6 +259,8 @@ pub struct Request<'a> {
     pub(crate) body: &'a [u8],
     pub(crate) peer: Option<SocketAddr>,
     pub(crate) draining: bool,
+    /// The connection; over HTTP/2, the one that all streams share.
+    pub(crate) stream: &'a Stream,
     /// The head as it arrived; nothing over HTTP/2, which has its own form.
     pub(crate) raw: &'a [u8],
     pub(crate) kept: &'a Kept,
@@ -325,6 +327,28 @@ impl<'a> Request<'a> {
     /// Who asks; `None` for a connection in memory.
     pub fn peer(&self) -> Option<SocketAddr> {
         self.peer
+    }
+
+    /// Whether it came by TLS: the scheme is `https` then, or `wss`. A proxy that did TLS for us is not asked.
+    pub fn is_secure(&self) -> bool {
+        self.stream.is_secure()
+    }
+
+    /// `https` or `http`.
+    pub fn scheme(&self) -> &'static str {
+        if self.is_secure() { "https" } else { "http" }
+    }
+
+    /// What the client and we have agreed upon, by TLS.
+    #[cfg(feature = "tls")]
+    pub fn tls(&self) -> Option<crate::tls::Info> {
+        self.stream.tls()
+    }
+
+    /// Who the client has proved to be, by a certificate of an authority that we trust.
+    #[cfg(feature = "tls")]
+    pub fn peer_certificate(&self) -> Option<&'a crate::tls::PeerCertificate> {
+        self.stream.peer_certificate()
     }
 
     /// Keeps a value for the session, for instance the user whom [`authorize`](Upgrade::authorize) has found:

@@ -42,7 +42,7 @@ impl Asked {
 
     pub(super) fn request<'a>(
         &'a self,
-        link: &Link,
+        link: &'a Link,
         body: &'a [u8],
         kept: &'a Kept,
     ) -> Result<Request<'a>, HeadFault> {
@@ -54,7 +54,15 @@ impl Asked {
             }
             Self::Before { head } => (Head::parse(head, limits)?, &head[..]),
         };
-        Ok(Request { head, body, peer: link.peer, draining: link.worker.is_draining(), raw, kept })
+        Ok(Request {
+            head,
+            body,
+            peer: link.peer,
+            draining: link.worker.is_draining(),
+            stream: &link.stream,
+            raw,
+            kept,
+        })
     }
 
     /// The method, where it is known without a look at the head.

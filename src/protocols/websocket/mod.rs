@@ -360,6 +360,7 @@ mod tests {
             body: b"",
             peer: None,
             draining: false,
+            stream: &crate::duplex::pair().0.into(),
             raw: raw.as_bytes(),
             kept: &Default::default(),
         })
