@@ -200,6 +200,7 @@ async fn answer(link: &Rc<Link>, buf: &mut ReadBuf, head_len: usize) -> Result<N
         head,
         body: b"",
         peer: link.peer,
+        listener: link.listener(),
         draining: worker.is_draining(),
         stream: &link.stream,
         raw: &raw,
@@ -207,7 +208,7 @@ async fn answer(link: &Rc<Link>, buf: &mut ReadBuf, head_len: usize) -> Result<N
     };
     let asks = Asks::of(&request);
     let mut exchange = Exchange { link, buf, asks, body: Body::new(&request), continued: false };
-    let found = worker.registry.find(request.path());
+    let found = worker.registry.find(request.path(), request.may_change_http());
     let outcome = match asks {
         Asks::Properly if worker.is_closing() => Outcome::Refused(Reason::Draining.into()),
         Asks::Properly => exchange.negotiate(&request, &found).await?,
@@ -225,9 +226,7 @@ async fn answer(link: &Rc<Link>, buf: &mut ReadBuf, head_len: usize) -> Result<N
         Outcome::Ordinary => match exchange.ordinary(&request, &found).await? {
             Ok(response) => {
                 let is_offered = (200..300).contains(&response.status) && found.has_protocols();
-                exchange
-                    .send(&request, response, is_offered.then(|| found.advertisement(request.is_secure())))
-                    .await
+                exchange.send(&request, response, is_offered.then(|| found.advertisement())).await
             }
             Err(rejection) => exchange.refuse(&request, rejection, &found).await,
         },
@@ -302,10 +301,6 @@ impl Exchange<'_> {
         for handler in found.offered(request.list("upgrade")) {
             // `OPTIONS *` is about the server, not about a path that a protocol could be for.
             if !handler.considers(request) || (request.is_options_asterisk() && !handler.is_http()) {
-                continue;
-            }
-            // By TLS, ALPN has chosen the version (RFC 7540 3.3).
-            if request.is_secure() && handler.is_http() {
                 continue;
             }
             let accepts = handler.accepts();
@@ -476,7 +471,7 @@ impl Exchange<'_> {
             rejection = rejection.field("Allow", ALLOW);
         }
         let response = rejection.answer_to(request);
-        self.send(request, response, is_offered.then(|| found.advertisement(request.is_secure()))).await
+        self.send(request, response, is_offered.then(|| found.advertisement())).await
     }
 
     /// Sends an answer, with `Upgrade: offered` where there is something to offer, and says what comes next.

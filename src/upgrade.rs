@@ -3,7 +3,7 @@
 use std::{any::Any, borrow::Cow, cell::RefCell, fmt, net::SocketAddr};
 
 use crate::{
-    Error, Rejection, Stream, Upgraded,
+    Error, Listener, Rejection, Stream, Upgraded,
     http::{Framing, Head, Target, Version},
 };
 
@@ -258,6 +258,7 @@ pub struct Request<'a> {
     pub(crate) head: Head<'a>,
     pub(crate) body: &'a [u8],
     pub(crate) peer: Option<SocketAddr>,
+    pub(crate) listener: Option<&'a Listener>,
     pub(crate) draining: bool,
     /// The connection; over HTTP/2, the one that all streams share.
     pub(crate) stream: &'a Stream,
@@ -324,7 +325,7 @@ impl<'a> Request<'a> {
         self.body
     }
 
-    /// Who asks; `None` for a connection in memory.
+    /// Who asks; `None` for a connection in memory, or through a Unix socket.
     pub fn peer(&self) -> Option<SocketAddr> {
         self.peer
     }
@@ -349,6 +350,12 @@ impl<'a> Request<'a> {
     #[cfg(feature = "tls")]
     pub fn peer_certificate(&self) -> Option<&'a crate::tls::PeerCertificate> {
         self.stream.peer_certificate()
+    }
+
+    /// Which listener the connection came through; `None` for one that was brought to its
+    /// [`Worker`](crate::Worker).
+    pub fn listener(&self) -> Option<&'a Listener> {
+        self.listener
     }
 
     /// Keeps a value for the session, for instance the user whom [`authorize`](Upgrade::authorize) has found:
@@ -382,6 +389,12 @@ impl<'a> Request<'a> {
             head.extend_from_slice(&[b"\r\n", name.as_bytes(), b": ", value].concat());
         }
         Cow::Owned(head)
+    }
+
+    /// Whether it may be upgraded to another version of HTTP where it came from. By TLS, ALPN has chosen one
+    /// (RFC 7540 3.3).
+    pub(crate) fn may_change_http(&self) -> bool {
+        !self.is_secure() && self.listener.is_none_or(|listener| listener.h2c)
     }
 
     pub(crate) fn has_body(&self) -> bool {

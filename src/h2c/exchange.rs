@@ -58,6 +58,7 @@ impl Asked {
             head,
             body,
             peer: link.peer,
+            listener: link.listener(),
             draining: link.worker.is_draining(),
             stream: &link.stream,
             raw,
@@ -242,7 +243,7 @@ impl Exchange {
         let (stream, inlet) = Http2Stream::new(request.into_body(), answered);
         self.inlets.borrow_mut().push(inlet);
         drop((self.inlets, self.respond));
-        let tracked = link.worker.sessions.track(stream.into(), link.peer, &link.worker);
+        let tracked = link.worker.sessions.track(stream.into(), link.peer, link.listener, &link.worker);
         if let Some(kept) = kept.take() {
             drop(tracked.0.kept.set(kept));
         }
@@ -266,8 +267,8 @@ async fn decide(link: &Link, request: &Request<'_>, protocol: &str) -> Result<Ac
     if !worker.registry.speaks(protocol) {
         return Err(Reason::UnknownProtocol.into());
     }
-    for handler in worker.registry.find(request.path()).offered([protocol].into_iter()) {
-        if handler.is_http() || !handler.considers(request) {
+    for handler in worker.registry.find(request.path(), false).offered([protocol].into_iter()) {
+        if !handler.considers(request) {
             continue;
         }
         handler.authorize(request).await?;

@@ -15,6 +15,7 @@ mod fault;
 mod identity;
 mod session;
 mod stream;
+pub(crate) mod watch;
 
 pub use acceptor::{Acceptor, CertificateStatus, Settings};
 pub use certificate::PeerCertificate;

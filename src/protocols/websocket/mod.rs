@@ -359,6 +359,7 @@ mod tests {
             head,
             body: b"",
             peer: None,
+            listener: None,
             draining: false,
             stream: &crate::duplex::pair().0.into(),
             raw: raw.as_bytes(),
