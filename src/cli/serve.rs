@@ -77,7 +77,7 @@ pub(super) struct Arguments {
     body_max: usize,
     #[cfg(feature = "tls")]
     #[command(flatten)]
-    tls: super::tls::Arguments,
+    tls: super::tls::TlsArguments,
     /// How much to log: `error`, `warn`, `info` (refusals), `debug` (every session), or a filter such as
     /// `switchpoint=debug`.
     #[arg(long, value_name = "LEVEL", env = "SWITCHPOINT_LOG", default_value = "info", value_parser = filter)]

@@ -7,7 +7,7 @@ use switchpoint::tls::{Acceptor, Identity, Pem, Settings};
 
 /// TLS, on every address.
 #[derive(Args, Clone, Debug, Default)]
-pub(super) struct Arguments {
+pub(super) struct TlsArguments {
     /// A chain of certificates in PEM, the server's own first: TLS is spoken then, and nothing else. May be repeated, for
     /// several names: a client gets the one for the name that it asks for, or else the first. Read anew when it changes,
     /// and with SIGHUP.
@@ -28,7 +28,7 @@ pub(super) struct Arguments {
     self_signed: bool,
 }
 
-impl Arguments {
+impl TlsArguments {
     /// Who speaks TLS, if anybody does.
     pub(super) fn acceptor(&self) -> Result<Option<Acceptor>, String> {
         if self.tls_cert.len() != self.tls_key.len() {
@@ -80,22 +80,24 @@ mod tests {
 
     #[test]
     fn a_self_signed_certificate_is_for_this_machine() {
-        let arguments = Arguments { self_signed: true, ..Arguments::default() };
+        let arguments = TlsArguments { self_signed: true, ..TlsArguments::default() };
         let acceptor = arguments.acceptor().unwrap().unwrap();
         let line = arguments.line(&acceptor).unwrap();
         assert!(line.contains("for localhost, 127.0.0.1, ::1; SHA-256 "), "{line}");
         assert_eq!(line.rsplit(' ').next().unwrap().len(), 32 * 3 - 1, "{line}");
-        assert!(Arguments::default().acceptor().unwrap().is_none());
+        assert!(TlsArguments::default().acceptor().unwrap().is_none());
     }
 
     #[test]
     fn what_does_not_fit_together_is_said() {
         let file = || PathBuf::from("/nowhere.pem");
-        let two = Arguments { tls_cert: vec![file(), file()], tls_key: vec![file()], ..Arguments::default() };
+        let two =
+            TlsArguments { tls_cert: vec![file(), file()], tls_key: vec![file()], ..TlsArguments::default() };
         assert!(two.acceptor().unwrap_err().contains("2 --tls-cert and 1 --tls-key"));
-        let alone = Arguments { tls_client_ca: Some(file()), ..Arguments::default() };
+        let alone = TlsArguments { tls_client_ca: Some(file()), ..TlsArguments::default() };
         assert!(alone.acceptor().unwrap_err().contains("--tls-cert"));
-        let missing = Arguments { tls_cert: vec![file()], tls_key: vec![file()], ..Arguments::default() };
+        let missing =
+            TlsArguments { tls_cert: vec![file()], tls_key: vec![file()], ..TlsArguments::default() };
         assert!(missing.acceptor().unwrap_err().contains("/nowhere.pem"));
     }
 }

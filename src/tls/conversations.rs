@@ -6,7 +6,8 @@ use monoio::time::{sleep, timeout};
 
 use super::{Acceptor, ClientSettings, Connector, Fault, Identity, LoadError, Pem, Settings, Trust};
 use crate::{
-    Accept, Config, Decision, Driver, Error, Registry, Request, Stream, Token, Upgrade, Upgraded, Worker,
+    Accept, Config, Decision, Driver, Error, Listener, Registry, Request, Server, Stream, Token, Upgrade,
+    Upgraded, Worker,
     duplex::{self, Duplex, Faults},
     protocols::{
         self, H2c,
@@ -362,7 +363,12 @@ fn what_is_no_tls_is_counted_and_costs_little() {
             }
             near.shutdown_write();
             if bytes.len() < 100 {
-                assert_eq!(answer.first(), Some(&21), "an alert for {bytes:?}: {answer:?} {:?}", scene.failures());
+                assert_eq!(
+                    answer.first(),
+                    Some(&21),
+                    "an alert for {bytes:?}: {answer:?} {:?}",
+                    scene.failures()
+                );
             }
         }
         let failures: u64 = scene.failures().iter().map(|(_, count)| count).sum();
@@ -715,4 +721,61 @@ fn a_drain_says_goodbye_through_tls() {
         let stats = scene.worker.stats();
         assert_eq!((stats.closed_clean, stats.lost, stats.connections), (1, 0, 0));
     });
+}
+
+#[test]
+fn a_server_takes_new_files_by_itself_and_drops_nobody() {
+    use std::{fs, net::TcpStream, time::Instant};
+    let dir = std::env::temp_dir().join(format!("switchpoint-tls-server-{}", std::process::id()));
+    fs::create_dir_all(&dir).unwrap();
+    let (chain, key) = (dir.join("chain.pem"), dir.join("key.pem"));
+    let write = |identity: &Identity| {
+        fs::write(&chain, identity.chain.read().unwrap()).unwrap();
+        fs::write(&key, identity.key.read().unwrap()).unwrap();
+    };
+    write(&identity(&["old.example"]));
+    let acceptor = Acceptor::new(Identity::files(&chain, &key).into()).unwrap();
+    let listener = Listener { tls: Some(acceptor), .."127.0.0.1:0".parse().unwrap() };
+    let config = Config { listen: vec![listener], threads: 2, ..Config::default() };
+    let server = Server::start(config, |_| protocols::demonstration(WebSocketSettings::default())).unwrap();
+    assert!(server.places().next().unwrap().starts_with("https://127.0.0.1:"));
+    let address = server.addresses()[0];
+    let lax = ClientSettings { trust: Trust::Anyone, resumption: false, ..ClientSettings::default() };
+    let connector = Connector::new(&lax).unwrap();
+    let until = async |what: &str| {
+        let start = Instant::now();
+        while server.handle().certificates()[0].names != [what] {
+            assert!(start.elapsed() < PATIENCE, "{what}");
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    block_on(async {
+        let connect = async || {
+            let socket = TcpStream::connect(address).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            Peer(connector.connect(socket.try_into().unwrap(), "localhost", PATIENCE).await.unwrap())
+        };
+        let old = connect().await;
+        assert_eq!(old.0.peer_certificate().unwrap().names, ["old.example"]);
+        assert!(old.ask("echo").await.starts_with("HTTP/1.1 101 "));
+        write(&identity(&["new.example"]));
+        until("new.example").await;
+        assert_eq!(connect().await.0.peer_certificate().unwrap().names, ["new.example"]);
+        // What cannot be used changes nothing, also when it is asked for.
+        fs::write(&key, "no key").unwrap();
+        server.handle().reload_certificates();
+        assert_eq!(connect().await.0.peer_certificate().unwrap().names, ["new.example"]);
+        write(&identity(&["newer.example"]));
+        server.handle().reload_certificates();
+        assert_eq!(connect().await.0.peer_certificate().unwrap().names, ["newer.example"]);
+        old.send(b"hello").await;
+        old.expect(b"hello").await;
+        // The drain says goodbye to it: its end of TLS, and no less.
+        server.drain();
+        assert_eq!(old.rest().await.unwrap(), b"");
+        old.0.shutdown_write();
+    });
+    let stats = server.join();
+    assert_eq!((stats.closed_clean, stats.lost, stats.cut), (1, 0, 0));
+    fs::remove_dir_all(&dir).unwrap();
 }
