@@ -697,6 +697,87 @@ fn a_quiet_connection_is_woken_by_ciphertext() {
     }
 }
 
+/// A worker that speaks what `run` speaks, as `own`.
+fn scene_of(config: Config, run: impl AsyncFn(Upgraded) -> Result<(), Error> + 'static) -> Scene {
+    let scene = Scene::new();
+    let worker = Worker::new(config, Registry::new().on("own", run));
+    crate::spawn(worker.keep_time());
+    Scene { worker, ..scene }
+}
+
+#[test]
+fn what_a_handler_has_written_is_on_its_way_though_it_does_nothing_more() {
+    block_on(async {
+        let scene = scene_of(Config::default(), async |connection: Upgraded| {
+            // More than the transport takes at once; then neither a read nor a write.
+            connection.write_all(&vec![5; 150_000]).await?;
+            sleep(Duration::from_secs(60)).await;
+            Ok(())
+        });
+        let peer = scene.connect().await;
+        assert!(peer.ask("own").await.starts_with("HTTP/1.1 101 "));
+        sleep(Duration::from_millis(50)).await;
+        peer.expect(&vec![5; 150_000]).await;
+    });
+}
+
+#[test]
+fn a_peer_that_takes_nothing_has_the_write_time() {
+    let config = Config { write_time: Duration::from_millis(200), ..Config::default() };
+    block_on(async {
+        let scene =
+            scene_of(config, async |connection: Upgraded| connection.write_all(&vec![5; 1 << 20]).await);
+        let peer = scene.connect().await;
+        assert!(peer.ask("own").await.starts_with("HTTP/1.1 101 "));
+        sleep(Duration::from_millis(600)).await;
+        assert_eq!(scene.worker.stats().ends["timed-out"], 1);
+    });
+}
+
+#[test]
+fn both_directions_are_used_at_once_by_tasks_of_their_own() {
+    const SIZE: usize = 3 << 20;
+    for driver in [Driver::Auto, Driver::Epoll] {
+        let talk = async {
+            let scene = scene_of(Config::default(), async |connection: Upgraded| {
+                let (mut reader, writer) = connection.split();
+                let (done, is_done) = (Rc::new(std::cell::Cell::new(false)), duplex::pair());
+                let (tell, told) = is_done;
+                crate::spawn({
+                    let done = Rc::clone(&done);
+                    async move {
+                        done.set(writer.write_all(&vec![3; SIZE]).await.is_ok());
+                        tell.shutdown_write();
+                    }
+                });
+                let mut count = 0;
+                while count < SIZE && reader.fill().await? {
+                    count += reader.unread().len();
+                    reader.consume(reader.unread().len());
+                }
+                told.read(Vec::with_capacity(1)).await.0?;
+                assert!(done.get() && count == SIZE);
+                Ok(())
+            });
+            let listener = monoio::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let connecting = monoio::net::TcpStream::connect_addr(listener.local_addr().unwrap());
+            let (near, far) = (connecting.await.unwrap(), listener.accept().await.unwrap().0);
+            scene.serve(Stream::try_from(far).unwrap());
+            let peer = Rc::new(scene.connect_over(Stream::try_from(near).unwrap()).await.unwrap());
+            assert!(peer.ask("own").await.starts_with("HTTP/1.1 101 "));
+            crate::spawn({
+                let peer = Rc::clone(&peer);
+                async move { peer.send(&vec![4; SIZE]).await }
+            });
+            let got = peer.rest().await.unwrap();
+            assert!(got.len() == SIZE && got.iter().all(|byte| *byte == 3), "{}", got.len());
+            sleep(Duration::from_millis(20)).await;
+            assert_eq!(scene.worker.stats().closed_clean, 1, "{:?}", scene.worker.stats());
+        };
+        driver.build().unwrap().block_on(async { timeout(PATIENCE, talk).await.expect("in time") });
+    }
+}
+
 #[test]
 fn a_drain_says_goodbye_through_tls() {
     block_on(async {
