@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use crate::{Driver, h2c::Rate, http};
+use crate::{Driver, Limits, h2c::Rate, http};
 
 /// The settings of a server. Every limit has a default that suits the open internet.
 #[derive(Clone, Debug)]
@@ -37,6 +37,8 @@ pub struct Config {
     pub drain_time: Duration,
     /// What holds for connections that speak HTTP/2.
     pub http2: Http2,
+    /// How many may come, how fast, and what it may cost.
+    pub limits: Limits,
 }
 
 /// What holds for connections that speak HTTP/2. Times are those of the other settings: a preface or a request's head
@@ -98,6 +100,7 @@ impl Default for Config {
             drain_delay: Duration::ZERO,
             drain_time: Duration::from_secs(10),
             http2: Http2::default(),
+            limits: Limits::default(),
         }
     }
 }
@@ -111,14 +114,13 @@ impl Config {
         }
     }
 
-    /// Connections for each worker: their share of the limit, and never more than the descriptors that there are.
-    pub(crate) fn connections_a_worker(&self) -> usize {
+    /// Connections in all: the limit, and never more than the descriptors that there are.
+    pub(crate) fn connections_in_all(&self) -> usize {
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
         let descriptors =
             limit.current.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
         let room = descriptors.saturating_sub(DESCRIPTORS_KEPT).max(1);
-        let wanted = if self.connections_max == 0 { room } else { self.connections_max.min(room) };
-        wanted.div_ceil(self.workers())
+        if self.connections_max == 0 { room } else { self.connections_max.min(room) }
     }
 }
 

@@ -33,6 +33,7 @@
 //! | [`ws`] | RFC 6455 without I/O, both roles |
 //! | [`h2c`] | HTTP/2 on the same port: what an upgrade to it needs, without I/O |
 //! | [`protocols`] | the protocols that come with it |
+//! | [`proxy_protocol`] | the header by which a proxy says who the client is, without I/O |
 //! | [`duplex`] | the in-memory transport of the tests, with faults from a seed |
 
 mod buffer;
@@ -42,10 +43,13 @@ pub mod duplex;
 mod error;
 pub mod h2c;
 pub mod http;
+mod limits;
 mod listener;
 mod metrics;
+mod network;
 mod parking;
 pub mod protocols;
+pub mod proxy_protocol;
 mod registry;
 mod rejection;
 mod resource;
@@ -65,7 +69,9 @@ pub use monoio;
 pub use buffer::ReadBuf;
 pub use config::{Config, Http2};
 pub use error::Error;
+pub use limits::Limits;
 pub use metrics::Stats;
+pub use network::{Network, NetworkFault};
 pub use registry::{Preference, Registry};
 pub use rejection::{Reason, Rejection};
 pub use resource::Resource;

@@ -14,7 +14,7 @@ use std::{
 use rustix::net::{Shutdown, SocketFlags};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::{Stream, connection, metrics::add, worker::Worker};
+use crate::{Stream, metrics::add, worker::Worker};
 
 /// Binds `address` once for each of `workers`, so that the kernel spreads connections over them.
 ///
@@ -128,25 +128,13 @@ fn welcome(worker: &Rc<Worker>, socket: OwnedFd, peer: Option<SocketAddr>) {
         Ok(stream) => stream,
         Err(error) => return tracing::warn!(%error, "a connection could not be taken"),
     };
-    if worker.has_room() {
-        crate::spawn(worker.serve(stream, peer));
-    } else if worker.turned_away.get() < TURNED_AWAY_MAX {
-        crate::spawn(turn_away(Rc::clone(worker), stream, peer));
-    }
+    crate::spawn(worker.serve(stream, peer));
 }
 
 /// Connections that are taken at once, before those who are served have their turn.
 const BURST_MAX: usize = 64;
 /// Without descriptors an accept fails at once, again and again: 1.6 million times a second were measured.
 const BACK_OFF: Duration = Duration::from_millis(20);
-/// Beyond this the others are closed without a word.
-const TURNED_AWAY_MAX: usize = 64;
-
-async fn turn_away(worker: Rc<Worker>, stream: Stream, peer: Option<SocketAddr>) {
-    worker.turned_away.set(worker.turned_away.get() + 1);
-    connection::turn_away(worker.sessions.track(stream, peer, &worker)).await;
-    worker.turned_away.set(worker.turned_away.get() - 1);
-}
 
 #[cfg(test)]
 mod tests {

@@ -17,7 +17,12 @@ use std::{
 use pin_project_lite::pin_project;
 use slab::Slab;
 
-use crate::{Stream, Token, metrics::add, worker::Worker};
+use crate::{
+    Stream, Token,
+    limits::{self, Admitted},
+    metrics::add,
+    worker::Worker,
+};
 
 /// Milliseconds since the core started. Coarse: it moves with the ticker.
 pub(crate) type Millis = u64;
@@ -53,6 +58,10 @@ pub(crate) struct Link {
     spent: Cell<u32>,
     /// Its place in the readiness set, if it has one.
     parked: Cell<Parked>,
+    /// What it counts for.
+    pub(crate) admitted: Cell<Admitted>,
+    /// Its goodbye is due to its age, and it has so long to end.
+    outlived: Cell<bool>,
 }
 
 /// How a connection stands to its core's readiness set.
@@ -132,6 +141,21 @@ impl Link {
     /// Whether the drain has asked for an end.
     pub(crate) fn is_goodbye(&self) -> bool {
         self.goodbye.get()
+    }
+
+    /// Sets the age at which it is told goodbye; [`Duration::MAX`] for none. A drain's word holds.
+    pub(crate) fn goodbye_within(&self, limit: Duration) {
+        if self.goodbye_at.get() != NEVER && !self.outlived.get() {
+            return;
+        }
+        let millis = limit.as_millis().try_into().unwrap_or(NEVER);
+        let at = self.worker.now().saturating_add(millis);
+        self.outlived.set(at != NEVER);
+        self.goodbye_at.set(at);
+        if at < self.look_at.get() {
+            self.look_at.set(at);
+            self.worker.sessions.look(self.slot.get(), at);
+        }
     }
 
     /// The drain has begun before it did.
@@ -224,7 +248,12 @@ impl Link {
     /// Does what is due, and tells when to look again.
     fn tick(&self, now: Millis) -> Millis {
         if self.goodbye_at.get() <= now {
-            self.goodbye_at.set(NEVER);
+            if self.outlived.get() && self.goodbye.get() {
+                self.cut();
+                return NEVER;
+            }
+            let time_to_end = self.worker.config.drain_time.as_millis() as Millis;
+            self.goodbye_at.set(if self.outlived.get() { now + time_to_end } else { NEVER });
             self.goodbye.set(true);
             self.wake();
         }
@@ -306,6 +335,8 @@ impl Tracked {
     /// From here on it speaks `token`.
     pub(crate) fn switched(&self, token: Token) {
         self.0.token.set(Some(token));
+        limits::opened(&self.0);
+        self.0.goodbye_within(self.0.worker.config.limits.session_time);
         let upgraded = &self.0.worker.sessions.upgraded;
         upgraded.set(upgraded.get() + 1);
     }
@@ -322,6 +353,7 @@ impl Drop for Tracked {
         if self.0.token.get().is_some() {
             sessions.upgraded.set(sessions.upgraded.get() - 1);
         }
+        limits::release(&self.0);
         self.0.worker.sessions.live.borrow_mut().remove(self.0.slot.get() as usize);
     }
 }
@@ -358,6 +390,8 @@ impl Sessions {
             over: Cell::new(false),
             spent: Cell::new(0),
             parked: Cell::new(Parked::Never),
+            admitted: Cell::default(),
+            outlived: Cell::new(false),
         });
         let slot = self.live.borrow_mut().insert((NEVER, Rc::clone(&link)));
         link.slot.set(slot.try_into().expect("there are fewer descriptors"));
@@ -412,7 +446,8 @@ impl Sessions {
     pub(crate) fn say_goodbye(&self, now: Millis, window: Millis) {
         let links = self.links();
         let count = links.len() as u64;
-        for (place, link) in links.iter().enumerate() {
+        for (place, link) in links.iter().enumerate().filter(|(_, link)| !link.goodbye.get()) {
+            link.outlived.set(false);
             // A connection without a protocol has nothing to say goodbye for; it ends as soon as it is idle.
             let wait = if link.token.get().is_some() { window * place as u64 / count } else { 0 };
             link.goodbye_at.set(now + wait);
@@ -433,6 +468,7 @@ impl Sessions {
     pub(crate) fn abort_all(&self) {
         for link in self.links() {
             link.stream.abort();
+            limits::release(&link);
         }
     }
 

@@ -12,6 +12,7 @@
 //! | `queues` | what waits to be sent: policies, messages for many, pieces |
 //! | `h2c` | the upgrade to HTTP/2, frame by frame |
 //! | `http2` | HTTP/2 by prior knowledge, and sessions on its streams |
+//! | `limits` | who is turned away, and what a session may last |
 //! | `ends` | time limits, drain, cuts, panics |
 //! | `probes` | the opening handshakes that were sent to sixteen other servers |
 
@@ -20,6 +21,7 @@ mod h2c;
 mod handlers;
 mod harness;
 mod http2;
+mod limits;
 mod ordinary;
 mod parts;
 mod probes;
