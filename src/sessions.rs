@@ -18,7 +18,7 @@ use pin_project_lite::pin_project;
 use slab::Slab;
 
 use crate::{
-    Stream, Token,
+    Listener, Stream, Token,
     limits::{self, Admitted},
     metrics::add,
     worker::Worker,
@@ -36,6 +36,7 @@ pub(crate) struct Link {
     pub(crate) worker: Rc<Worker>,
     pub(crate) id: u64,
     pub(crate) peer: Option<SocketAddr>,
+    pub(crate) listener: Option<u16>,
     pub(crate) since: Millis,
     /// What the handshake has kept for the session.
     pub(crate) kept: OnceCell<Box<dyn Any>>,
@@ -131,6 +132,11 @@ impl Link {
     /// Whether what `side` waits for is too late, or was cut off.
     pub(crate) fn is_overdue(&self, side: Side) -> bool {
         self.cut.get() || self.halves[side as usize].by.get() <= self.worker.now()
+    }
+
+    /// What the listener's settings are that it came through, if through one.
+    pub(crate) fn listener(&self) -> Option<&Listener> {
+        self.listener.and_then(|index| self.worker.config.listen.get(usize::from(index)))
     }
 
     /// What the handshake has kept, if it is a `T`.
@@ -367,7 +373,14 @@ pub(crate) struct Sessions {
 }
 
 impl Sessions {
-    pub(crate) fn track(&self, stream: Stream, peer: Option<SocketAddr>, worker: &Rc<Worker>) -> Tracked {
+    /// `listener`: through which of the worker's listeners it came, if through one.
+    pub(crate) fn track(
+        &self,
+        stream: Stream,
+        peer: Option<SocketAddr>,
+        listener: Option<u16>,
+        worker: &Rc<Worker>,
+    ) -> Tracked {
         let id = self.next_id.get();
         self.next_id.set(id + 1);
         let link = Rc::new(Link {
@@ -375,6 +388,7 @@ impl Sessions {
             worker: Rc::clone(worker),
             id,
             peer,
+            listener,
             since: worker.now(),
             kept: OnceCell::new(),
             token: Cell::new(None),

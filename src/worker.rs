@@ -115,16 +115,35 @@ impl Worker {
         stream: Stream,
         peer: Option<SocketAddr>,
     ) -> impl Future<Output = ()> + use<> {
-        let permit = Permit::new(self, peer, true);
+        self.serve_from(stream, peer, None)
+    }
+
+    /// As [`serve`](Self::serve), of a connection that came through a listener.
+    pub(crate) fn serve_from(
+        self: &Rc<Self>,
+        stream: Stream,
+        peer: Option<SocketAddr>,
+        listener: Option<u16>,
+    ) -> impl Future<Output = ()> + use<> {
+        self.serve_with(Permit::new(self, peer, true), stream, peer, listener)
+    }
+
+    /// Serves a connection that has a place, and tells it why it has none otherwise.
+    pub(crate) fn serve_with(
+        self: &Rc<Self>,
+        permit: Result<Permit, Reason>,
+        stream: Stream,
+        peer: Option<SocketAddr>,
+        listener: Option<u16>,
+    ) -> impl Future<Output = ()> + use<> {
         let worker = Rc::clone(self);
         let tracked = match &permit {
             Err(reason) if self.turned_away.get() >= TURNED_AWAY_MAX => {
                 self.counters.rejected(*reason);
                 None
             }
-            _ => Some(self.sessions.track(stream, peer, self)),
+            _ => Some(self.sessions.track(stream, peer, listener, self)),
         };
-        // Its place is taken now, and not when it is its turn.
         let refused = match (permit, &tracked) {
             (Ok(permit), Some(tracked)) => {
                 permit.settle(&tracked.0);
@@ -257,8 +276,11 @@ impl Worker {
             let is_over = self.follow(&control, &listening);
             control.publish(self.stats());
             if is_over {
-                return;
+                break;
             }
+        }
+        for listening in listening {
+            listening.ended().await;
         }
     }
 
@@ -275,6 +297,9 @@ impl Worker {
             Stage::Serving if command == Command::Drain => self.begin_drain(),
             Stage::Serving => {}
             Stage::Unready { since } => {
+                // Others take who comes now. Those who are here already are served for as long as the delay lasts.
+                let handed_over = listening.iter().filter(|listening| listening.is_handed_over());
+                handed_over.for_each(|listening| listening.stop(self));
                 if now - since >= limit(self.config.drain_delay) {
                     listening.iter().for_each(|listening| listening.stop(self));
                     self.say_goodbye();

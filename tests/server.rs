@@ -6,16 +6,22 @@ use std::{
     io::{self, BufRead, BufReader, Read, Write},
     iter,
     net::{Shutdown, SocketAddr, TcpStream},
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use switchpoint::{
-    Config, Driver, Registry, Server, StartError, Stats, Upgraded,
+    Address, Config, Driver, HandedOver, Limits, Listener, Registry, Server, StartError, Stats, Upgraded,
     protocols::{
-        self, WebSocket,
+        self, H2c, WebSocket,
         websocket::{Settings, Socket},
     },
     ws,
@@ -167,10 +173,10 @@ fn a_server_serves_on_each_driver_with_all_its_workers() {
 fn a_port_in_use_is_an_error_and_a_port_is_free_after_the_end() {
     for driver in drivers() {
         let (server, address) = start(config(driver));
-        let again = Config { listen: vec![address], ..config(driver) };
+        let again = Config { listen: vec![address.into()], ..config(driver) };
         match Server::start(again.clone(), |_| registry()) {
             Err(StartError::Listen { address: at, source }) => {
-                assert_eq!((at, source.kind()), (address, io::ErrorKind::AddrInUse));
+                assert_eq!((at.to_string(), source.kind()), (address.to_string(), io::ErrorKind::AddrInUse));
             }
             other => panic!("{other:?}"),
         }
@@ -189,14 +195,14 @@ fn nothing_is_left_of_a_server_that_could_not_start() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = port.local_addr().unwrap();
     drop(port);
-    let config = Config { listen: vec![address], ..config(Driver::Auto) };
+    let config = Config { listen: vec![address.into()], ..config(Driver::Auto) };
     let failed = Server::start(config.clone(), |worker| {
         assert_eq!(worker, 0, "no registry for this worker");
         registry()
     });
     assert!(matches!(failed, Err(StartError::Worker(_))), "{failed:?}");
     assert!(matches!(
-        Server::start(Config { listen: Vec::new(), ..config }, |_| registry()),
+        Server::start(Config { listen: Vec::new(), ..config.clone() }, |_| registry()),
         Err(StartError::NoAddress)
     ));
     let start = Instant::now();
@@ -207,6 +213,146 @@ fn nothing_is_left_of_a_server_that_could_not_start() {
         }
         thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// A folder that goes with its test.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = env::temp_dir().join(format!("switchpoint-server-{name}-{}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        drop(fs::remove_dir_all(&self.0));
+    }
+}
+
+fn ask_over_unix(path: &Path, request: &str) -> (UnixStream, String) {
+    let mut stream = UnixStream::connect(path).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        head.extend(byte);
+    }
+    (stream, String::from_utf8(head).unwrap())
+}
+
+const SWITCH: &str = "GET /echo HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n";
+
+#[test]
+fn a_unix_socket_is_served_by_all_workers_and_its_file_ends_with_the_server() {
+    let folder = Folder::new("unix");
+    let path = folder.0.join("a.sock");
+    for driver in drivers() {
+        let listen =
+            vec![Address::Unix { path: path.clone(), mode: 0o600 }.into(), "127.0.0.1:0".parse().unwrap()];
+        let server = Server::start(Config { listen, ..config(driver) }, |_| registry()).unwrap();
+        let places: Vec<String> = server.places().collect();
+        assert_eq!(places, [format!("unix:{}", path.display()), format!("http://{}", server.addresses()[0])]);
+        let mut clients = Vec::new();
+        for number in 0..100_u8 {
+            let (mut stream, head) = ask_over_unix(&path, SWITCH);
+            assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+            stream.write_all(&[number]).unwrap();
+            let mut back = [0];
+            stream.read_exact(&mut back).unwrap();
+            assert_eq!(back, [number]);
+            clients.push(stream);
+        }
+        Client::switched(server.addresses()[0], "echo").echoes("TCP beside it");
+        server.drain();
+        for client in &mut clients {
+            assert_eq!(client.read(&mut [0]).unwrap(), 0, "a goodbye");
+        }
+        drop(clients);
+        let stats = server.join();
+        assert_eq!((stats.accepted, stats.cut, stats.accept_errors), (101, 0, 0), "{stats:?}");
+        assert!(!path.exists());
+    }
+}
+
+#[test]
+fn sockets_that_were_handed_over_lose_nobody() {
+    let folder = Folder::new("handed");
+    let path = folder.0.join("a.sock");
+    for driver in drivers() {
+        let listen =
+            || vec!["127.0.0.1:0".parse().unwrap(), Address::Unix { path: path.clone(), mode: 0o600 }.into()];
+        let (delay, time) = (Duration::from_millis(500), Duration::from_secs(2));
+        let config = Config { listen: listen(), drain_delay: delay, drain_time: time, ..config(driver) };
+        let old = Server::start(config.clone(), |_| registry()).unwrap();
+        let address = old.addresses()[0];
+        let mut session = Client::switched(address, "echo");
+        let over = AtomicBool::new(false);
+        let asked = thread::scope(|scope| {
+            let asking = scope.spawn(|| {
+                let mut asked = 0;
+                while !over.load(Ordering::Relaxed) {
+                    Client::switched(address, "echo").echoes("?");
+                    let (_, head) = ask_over_unix(&path, SWITCH);
+                    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+                    asked += 2;
+                }
+                asked
+            });
+            thread::sleep(Duration::from_millis(100));
+            let inherit = |over: HandedOver| {
+                Address::Inherited(over.sockets.into_iter().map(Arc::new).collect()).into()
+            };
+            let listen = old.hand_over().unwrap().into_iter().map(inherit).collect();
+            // As many workers, fewer and more have to find a place at the sockets; so it goes on with three.
+            let new = Server::start(Config { listen, threads: 3, ..config }, |_| registry()).unwrap();
+            assert_eq!(new.addresses(), [address]);
+            old.drain();
+            session.ends();
+            drop(session);
+            let stats = old.join();
+            assert_eq!((stats.cut, stats.accept_errors), (0, 0), "{stats:?}");
+            thread::sleep(Duration::from_millis(200));
+            assert!(path.exists(), "it is the new server's now");
+            over.store(true, Ordering::Relaxed);
+            let asked = asking.join().unwrap();
+            let before = new.stats().accepted;
+            assert!(before > 0 && stats.accepted > 0, "{before} of {asked}");
+            new.stop();
+            new.join();
+            asked
+        });
+        assert!(asked > 20, "{asked}");
+        // Nobody has it any more.
+        assert_eq!(TcpStream::connect(address).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        drop(fs::remove_file(&path));
+    }
+}
+
+#[test]
+fn h2c_by_upgrade_is_a_setting_of_the_listener() {
+    let upgrade = "GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\
+                   HTTP2-Settings: AAMAAABk\r\n\r\n";
+    let there: Listener = "127.0.0.1:0".parse().unwrap();
+    let listen = vec![there.clone(), Listener { h2c: false, ..there }];
+    let config = Config { listen, ..config(Driver::Auto) };
+    let server = Server::start(config, |_| registry().with(H2c::new())).unwrap();
+    let ask = |place: usize, request: &str| {
+        let mut client = Client::connect(server.addresses()[place]);
+        client.send(request);
+        client.head()
+    };
+    assert!(ask(0, upgrade).starts_with("HTTP/1.1 101 "));
+    let ordinary = ask(1, upgrade);
+    assert!(ordinary.starts_with("HTTP/1.1 200 ") && !ordinary.contains("h2c"), "{ordinary}");
+    // Nor is it offered where it is not to be had.
+    let refused = "GET /echo HTTP/1.1\r\nHost: a\r\n\r\n";
+    assert!(ask(0, refused).contains("Upgrade: websocket, echo, panic, h2c\r\n"));
+    assert!(ask(1, refused).contains("Upgrade: websocket, echo, panic\r\n"));
 }
 
 #[test]
@@ -615,4 +761,159 @@ fn serve_with_few_descriptors(driver: Driver) {
     }
     server.stop();
     server.join();
+}
+
+/// Who the peer is, as the handler sees it: the first line of the session.
+fn telling() -> Registry {
+    Registry::new().on("who", async |mut connection: Upgraded| {
+        let peer = connection.peer().map_or_else(|| "nobody".into(), |peer| peer.to_string());
+        connection.write_all(format!("{peer}\n").as_bytes()).await?;
+        while connection.fill().await? {
+            connection.write_all(connection.unread()).await?;
+            connection.consume(connection.unread().len());
+        }
+        Ok(())
+    })
+}
+
+fn behind_proxies(driver: Driver, networks: &[&str], limits: Limits) -> (Server, SocketAddr) {
+    let proxy_protocol = networks.iter().map(|network| network.parse().unwrap()).collect();
+    let listener = Listener { proxy_protocol, .."127.0.0.1:0".parse().unwrap() };
+    let head_time = Duration::from_millis(400);
+    let config = Config { listen: vec![listener], head_time, limits, ..config(driver) };
+    let server = Server::start(config, |_| telling()).unwrap();
+    let address = server.addresses()[0];
+    (server, address)
+}
+
+#[test]
+fn a_trusted_proxy_says_who_the_client_is() {
+    let version_2 = |command: u8, rest: &[u8]| {
+        let length = u16::try_from(rest.len()).unwrap().to_be_bytes();
+        [b"\r\n\r\n\0\r\nQUIT\n", &[command, 0x11][..], &length, rest].concat()
+    };
+    let long = [&[203, 0, 113, 9, 192, 0, 2, 1, 0x30, 0x39, 1, 0xbb][..], &[0; 1000]].concat();
+    for driver in drivers() {
+        let (server, address) = behind_proxies(driver, &["10.0.0.0/8", "127.0.0.0/8"], Limits::default());
+        let request = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: who\r\n\r\n";
+        for (header, expected) in [
+            (b"PROXY TCP4 203.0.113.9 192.0.2.1 12345 443\r\n".to_vec(), Some("203.0.113.9:12345")),
+            (b"PROXY TCP6 2001:db8::7 2001:db8::1 12345 443\r\n".to_vec(), Some("[2001:db8::7]:12345")),
+            (b"PROXY UNKNOWN\r\n".to_vec(), None),
+            (version_2(0x21, &long), Some("203.0.113.9:12345")),
+            (version_2(0x20, &[]), None),
+        ] {
+            // At once with the request, and byte by byte: what follows the header is not lost.
+            for dribbles in [false, true] {
+                let mut client = Client::connect(address);
+                if dribbles && header.len() < 100 {
+                    for byte in &header {
+                        client.send([*byte]);
+                        thread::sleep(Duration::from_millis(2));
+                    }
+                    client.send(request);
+                } else {
+                    client.send([&header[..], request].concat());
+                }
+                let own = client.0.local_addr().unwrap().to_string();
+                assert!(client.head().starts_with("HTTP/1.1 101 "));
+                client.expect(format!("{}\n", expected.unwrap_or(&own)));
+                client.echoes("and on it goes");
+            }
+        }
+        assert!(server.stats().rejections.is_empty(), "{:?}", server.stats());
+    }
+}
+
+#[test]
+fn without_a_proxys_header_nobody_is_served() {
+    for driver in drivers() {
+        let (server, address) = behind_proxies(driver, &["127.0.0.0/8"], Limits::default());
+        let ends = |bytes: &[u8]| {
+            let mut client = Client::connect(address);
+            client.send(bytes);
+            // Unread bytes make it a reset.
+            let rest = client.rest().unwrap_or_default();
+            assert!(rest.is_empty(), "{}", rest.escape_ascii());
+        };
+        ends(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: who\r\n\r\n");
+        ends(b"PROXY TCP4 1.2.3.4 1.2.3.4 1 2 3\r\nGET / HTTP/1.1\r\n");
+        ends(&[b"PROXY UNKNOWN ", &[b'x'; 200][..]].concat());
+        ends(b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xff\xff");
+        let start = Instant::now();
+        ends(b"PROXY TCP4 1.2.3.4 ");
+        assert!(start.elapsed() >= Duration::from_millis(300), "{:?}", start.elapsed());
+        until(&server, "each is counted", |stats| {
+            let count = |code| stats.rejections.get(code).copied();
+            count("proxy-header-missing") == Some(1)
+                && count("proxy-header-malformed") == Some(1)
+                && count("proxy-header-too-long") == Some(2)
+                && count("proxy-header-timeout") == Some(1)
+        });
+        assert_eq!((server.stats().requests, server.stats().connections), (0, 0));
+
+        let (server, address) = behind_proxies(driver, &["192.0.2.0/24", "::/0"], Limits::default());
+        let mut client = Client::connect(address);
+        assert!(client.rest().unwrap_or_default().is_empty());
+        until(&server, "it is counted", |stats| stats.rejections.get("proxy-untrusted") == Some(&1));
+    }
+}
+
+#[test]
+fn behind_a_proxy_it_is_the_client_that_is_limited() {
+    let limits = Limits { connections_address: 1, ..Limits::default() };
+    let (server, address) = behind_proxies(Driver::Auto, &["127.0.0.1"], limits);
+    let ask = |from: &str| {
+        let mut client = Client::connect(address);
+        client.send(format!(
+            "PROXY TCP4 {from} 192.0.2.1 12345 443\r\nGET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\n\
+             Upgrade: who\r\n\r\n"
+        ));
+        let head = client.head();
+        (head, client)
+    };
+    let (first, _stays) = ask("203.0.113.1");
+    let (other, _stays_too) = ask("203.0.113.2");
+    let (refused, _) = ask("203.0.113.1");
+    assert!(first.starts_with("HTTP/1.1 101 ") && other.starts_with("HTTP/1.1 101 "), "{first} {other}");
+    assert!(refused.starts_with("HTTP/1.1 429 ") && refused.contains("\r\nRetry-After: "), "{refused}");
+    until(&server, "it is counted", |stats| stats.rejections.get("too-many-from-address") == Some(&1));
+}
+
+#[test]
+fn the_limit_in_all_is_exact_wherever_the_kernel_puts_connections() {
+    let config = Config { threads: 4, connections_max: 10, ..config(Driver::Auto) };
+    let (server, address) = start(config);
+    let mut let_in = Vec::new();
+    for _ in 0..10 {
+        let_in.push(Client::switched(address, "echo"));
+    }
+    let head = Client::connect(address).ask("echo");
+    assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
+    let_in.pop();
+    until(&server, "one is gone", |stats| stats.sessions == 9);
+    Client::switched(address, "echo");
+}
+
+#[test]
+fn a_worker_that_starts_anew_has_all_its_places_again() {
+    let config = Config { threads: 1, connections_max: 4, ..config(Driver::Auto) };
+    let server = Server::start(config, |_| {
+        registry().on("wreck", async |_: Upgraded| {
+            // Not a task that the library guards: it takes the runtime with it.
+            monoio::spawn(async { panic!("as asked for") });
+            monoio::time::sleep(PATIENCE).await;
+            Ok(())
+        })
+    });
+    let server = server.unwrap();
+    let address = server.addresses()[0];
+    for _ in 0..3 {
+        let mut lost: Vec<_> = (0..3).map(|_| Client::switched(address, "echo")).collect();
+        Client::switched(address, "wreck");
+        for client in &mut lost {
+            assert!(client.rest().unwrap_or_default().is_empty());
+        }
+    }
+    let _all: Vec<_> = (0..4).map(|_| Client::switched(address, "echo")).collect();
 }

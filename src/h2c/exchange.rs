@@ -43,7 +43,7 @@ impl Asked {
 
     pub(super) fn request<'a>(
         &'a self,
-        link: &Link,
+        link: &'a Link,
         body: &'a [u8],
         kept: &'a Kept,
     ) -> Result<Request<'a>, HeadFault> {
@@ -55,7 +55,8 @@ impl Asked {
             }
             Self::Before { head } => (Head::parse(head, limits)?, &head[..]),
         };
-        Ok(Request { head, body, peer: link.peer, draining: link.worker.is_draining(), raw, kept })
+        let listener = link.listener();
+        Ok(Request { head, body, peer: link.peer, listener, draining: link.worker.is_draining(), raw, kept })
     }
 
     /// The method, where it is known without a look at the head.
@@ -235,7 +236,7 @@ impl Exchange {
         let (stream, inlet) = Http2Stream::new(request.into_body(), answered);
         self.inlets.borrow_mut().push(inlet);
         drop((self.inlets, self.respond));
-        let tracked = link.worker.sessions.track(stream.into(), link.peer, &link.worker);
+        let tracked = link.worker.sessions.track(stream.into(), link.peer, link.listener, &link.worker);
         permit.settle(&tracked.0);
         if let Some(kept) = kept.take() {
             drop(tracked.0.kept.set(kept));
@@ -258,8 +259,8 @@ async fn decide(link: &Link, request: &Request<'_>, protocol: &str) -> Result<(A
     if !worker.registry.speaks(protocol) {
         return Err(Reason::UnknownProtocol.into());
     }
-    for handler in worker.registry.find(request.path()).offered([protocol].into_iter()) {
-        if handler.is_http() || !handler.considers(request) {
+    for handler in worker.registry.find(request.path(), false).offered([protocol].into_iter()) {
+        if !handler.considers(request) {
             continue;
         }
         handler.authorize(request).await?;
