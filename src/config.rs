@@ -70,6 +70,19 @@ pub struct Listener {
     /// The networks of the proxies whose connections are taken here, each with a header of the PROXY protocol that says
     /// who the client is; whoever else connects is not served. None: connections are their clients' own.
     pub proxy_protocol: Vec<Network>,
+    /// How TLS is spoken here, if it is: then nothing else is.
+    #[cfg(feature = "tls")]
+    pub tls: Option<crate::tls::Acceptor>,
+}
+
+impl Listener {
+    /// Whether it speaks TLS.
+    pub fn is_secure(&self) -> bool {
+        #[cfg(feature = "tls")]
+        return self.tls.is_some();
+        #[cfg(not(feature = "tls"))]
+        return false;
+    }
 }
 
 /// What can be listened on.
@@ -96,7 +109,13 @@ pub const UNIX_MODE: u32 = 0o660;
 
 impl From<Address> for Listener {
     fn from(address: Address) -> Self {
-        Self { address, h2c: true, proxy_protocol: Vec::new() }
+        Self {
+            address,
+            h2c: true,
+            proxy_protocol: Vec::new(),
+            #[cfg(feature = "tls")]
+            tls: None,
+        }
     }
 }
 

@@ -33,10 +33,13 @@
 //! | [`ws`] | RFC 6455 without I/O, both roles |
 //! | [`h2c`] | HTTP/2 on the same port: what an upgrade to it needs, without I/O |
 //! | [`protocols`] | the protocols that come with it |
+//! | [`authorize`] | who may have what, and as whom |
 //! | [`proxy_protocol`] | the header by which a proxy says who the client is, without I/O |
+//! | `tls` | TLS in both roles (with the feature `tls`) |
 //! | [`inherited`] | sockets that a process is started with |
 //! | [`duplex`] | the in-memory transport of the tests, with faults from a seed |
 
+pub mod authorize;
 mod bound;
 mod buffer;
 mod config;
@@ -61,6 +64,8 @@ mod runtime;
 mod server;
 mod sessions;
 mod stream;
+#[cfg(feature = "tls")]
+pub mod tls;
 mod upgrade;
 mod upgraded;
 mod worker;

@@ -73,6 +73,8 @@ pub enum Reason {
     AuthorizationUnavailable,
     /// The resource took too long to answer.
     AnswerTimeout,
+    /// A request without TLS, to a port that speaks TLS.
+    TlsRequired,
     /// An extended CONNECT for a protocol that is not spoken here (RFC 8441).
     UnknownProtocol,
     /// No room for another connection.
@@ -155,6 +157,7 @@ impl Reason {
             Self::AuthorizationTimeout => (503, "authorization-timeout", "Whether the client may have this could not be decided in time. Try again."),
             Self::AuthorizationUnavailable => (503, "authorization-unavailable", "Who has to be asked whether the client may have this did not answer as it should. Try again after the time in `Retry-After`."),
             Self::AnswerTimeout => (503, "answer-timeout", "The resource did not answer in time. Try again."),
+            Self::TlsRequired => (400, "tls-required", "This port speaks TLS, and a plain HTTP request came. Use https:// (or wss://) instead of http:// (or ws://)."),
             Self::UnknownProtocol => (501, "unknown-protocol", "The `:protocol` of the extended CONNECT is not spoken at this path (RFC 8441 4)."),
             Self::TooManyConnections => (503, "too-many-connections", "The server has no room for another connection. Try again after the time in `Retry-After`."),
             Self::TooManyFromAddress => (429, "too-many-from-address", "The address has as many connections as one may have. Close some, or try again after the time in `Retry-After`."),
@@ -199,6 +202,7 @@ const OWN: &[Reason] = &[
     Reason::AuthorizationTimeout,
     Reason::AuthorizationUnavailable,
     Reason::AnswerTimeout,
+    Reason::TlsRequired,
     Reason::UnknownProtocol,
     Reason::TooManyConnections,
     Reason::TooManyFromAddress,
@@ -267,6 +271,17 @@ impl Rejection {
     /// The status that it is answered with.
     pub fn status(&self) -> u16 {
         self.reason.status()
+    }
+
+    /// The ways to say who one is that a 401 names.
+    pub(crate) fn challenges(&self) -> impl Iterator<Item = &Cow<'static, str>> {
+        let fields = self.fields.iter().filter(|(name, _)| name.eq_ignore_ascii_case("www-authenticate"));
+        fields.map(|(_, value)| value)
+    }
+
+    pub(crate) fn without_challenges(mut self) -> Self {
+        self.fields.retain(|(name, _)| !name.eq_ignore_ascii_case("www-authenticate"));
+        self
     }
 
     pub(crate) fn has_field(&self, name: &str) -> bool {

@@ -4,7 +4,6 @@
 //! is wrapped in [`Link::wait`], which also wakes for a passed deadline and for the goodbye of a drain.
 
 use std::{
-    any::Any,
     cell::{Cell, OnceCell, RefCell},
     fmt,
     net::SocketAddr,
@@ -19,8 +18,10 @@ use slab::Slab;
 
 use crate::{
     Listener, Stream, Token,
+    authorize::Identity,
     limits::{self, Admitted},
     metrics::add,
+    upgrade::ForSession,
     worker::Worker,
 };
 
@@ -39,7 +40,7 @@ pub(crate) struct Link {
     pub(crate) listener: Option<u16>,
     pub(crate) since: Millis,
     /// What the handshake has kept for the session.
-    pub(crate) kept: OnceCell<Box<dyn Any>>,
+    pub(crate) kept: OnceCell<Box<ForSession>>,
     /// The protocol, once it was switched.
     pub(crate) token: Cell<Option<Token>>,
     pub(crate) received: Cell<u64>,
@@ -141,7 +142,12 @@ impl Link {
 
     /// What the handshake has kept, if it is a `T`.
     pub(crate) fn kept<T: 'static>(&self) -> Option<&T> {
-        self.kept.get().and_then(|kept| kept.downcast_ref())
+        self.kept.get()?.value.as_deref()?.downcast_ref()
+    }
+
+    /// Who asked for the session, if that was found out.
+    pub(crate) fn identity(&self) -> Option<&Identity> {
+        self.kept.get()?.identity.as_deref()
     }
 
     /// Whether the drain has asked for an end.
@@ -195,6 +201,9 @@ impl Link {
     /// Lets go of everything but the descriptor, to wait with [`poll_arrival`](Self::poll_arrival); `false` where
     /// that is not possible.
     pub(crate) fn park(&self) -> bool {
+        if !self.stream.is_at_rest() {
+            return false;
+        }
         let Some(socket) = self.stream.socket() else { return false };
         let Some(parking) = self.worker.parking() else { return false };
         let is_known = self.parked.get() != Parked::Never;

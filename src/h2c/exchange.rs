@@ -55,8 +55,16 @@ impl Asked {
             }
             Self::Before { head } => (Head::parse(head, limits)?, &head[..]),
         };
-        let listener = link.listener();
-        Ok(Request { head, body, peer: link.peer, listener, draining: link.worker.is_draining(), raw, kept })
+        Ok(Request {
+            head,
+            body,
+            peer: link.peer,
+            listener: link.listener(),
+            draining: link.worker.is_draining(),
+            stream: &link.stream,
+            raw,
+            kept,
+        })
     }
 
     /// The method, where it is known without a look at the head.

@@ -3,6 +3,7 @@
 //! | module | what |
 //! |---|---|
 //! | `harness` | both ends in one runtime, and one conversation in many ways |
+//! | `authorization` | who may, by which credentials |
 //! | `ordinary` | HTTP without a switch |
 //! | `refusals` | every answer that says no, with its reason |
 //! | `switching` | the handshake of any protocol |
@@ -16,6 +17,8 @@
 //! | `ends` | time limits, drain, cuts, panics |
 //! | `probes` | the opening handshakes that were sent to sixteen other servers |
 
+#[cfg(feature = "auth")]
+mod authorization;
 mod ends;
 mod h2c;
 mod handlers;
