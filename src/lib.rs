@@ -107,3 +107,11 @@ struct WebSockets;
 #[cfg(doctest)]
 #[doc = include_str!("../docs/http2.md")]
 struct Http2Page;
+
+#[cfg(all(doctest, feature = "auth"))]
+#[doc = include_str!("../docs/authentication.md")]
+struct Authentication;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/limits.md")]
+struct LimitsPage;

@@ -57,7 +57,7 @@ impl Addresses {
             part_max: limits.addresses_max.div_ceil(PARTS),
             open_max: limits.connections_address,
             half_open_max: limits.half_open_address,
-            pace: limits.handshakes_address.map(Pace::new),
+            pace: Pace::new(limits.handshakes_address),
             prefixes: (limits.ipv4_prefix, limits.ipv6_prefix),
             exempt: limits.exempt.clone(),
         }
@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn a_flood_of_addresses_stays_within_the_tables_bound() {
-        let handshakes_address = Some(Rate { burst: 1, per_second: 1 });
+        let handshakes_address = Rate { burst: 1, per_second: 1 };
         let limits =
             Limits { connections_address: 1, handshakes_address, addresses_max: 1600, ..Limits::default() };
         let addresses = Addresses::new(&limits);

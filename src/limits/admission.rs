@@ -44,7 +44,7 @@ impl Admission {
             core_max: or_none(limits.connections_core),
             half_open: AtomicUsize::new(0),
             half_open_max: or_none(limits.half_open),
-            handshakes: limits.handshakes.map(Pace::new),
+            handshakes: Pace::new(limits.handshakes),
             paid_until: AtomicU64::new(0),
             addresses: limits.knows_addresses().then(|| Addresses::new(limits)),
             memory: Memory::new(limits.memory_max),

@@ -22,8 +22,8 @@ pub(crate) use admission::{Admission, Admitted, Permit, opened, release};
 
 use crate::{Network, h2c::Rate};
 
-/// Limits on those who come. 0 and `None` are for no limit, which is the default of all of them: how much one address may
-/// do depends on who is behind it. docs/limits.md has the whole table, with those of [`Config`](crate::Config) itself.
+/// Limits on those who come. 0 is for no limit, which is the default of all of them: how much one address may do depends on
+/// who is behind it. docs/limits.md has the whole table, with those of [`Config`](crate::Config) itself.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// Connections of one core; beyond is 503 `too-many-connections`. Those in all are
@@ -35,10 +35,11 @@ pub struct Limits {
     pub half_open: usize,
     /// The same of one address; beyond is 429 `too-many-half-open-from-address`.
     pub half_open_address: u32,
-    /// Requests for a switch, in all; beyond is 503 `too-many-handshakes`.
-    pub handshakes: Option<Rate>,
+    /// Requests for a switch, in all; beyond is 503 `too-many-handshakes`. With 0 a second there is no limit; with a burst of
+    /// 0 it is as many as come in a second.
+    pub handshakes: Rate,
     /// The same of one address; beyond is 429 `too-many-handshakes-from-address`.
-    pub handshakes_address: Option<Rate>,
+    pub handshakes_address: Rate,
     /// How many bits of an IPv4 address are «one address»; 32.
     pub ipv4_prefix: u8,
     /// How many bits of an IPv6 address are «one address»; 64, as that is what one site has.
@@ -55,6 +56,8 @@ pub struct Limits {
     pub session_time: Duration,
 }
 
+const NO_LIMIT: Rate = Rate { burst: 0, per_second: 0 };
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
@@ -62,8 +65,8 @@ impl Default for Limits {
             connections_address: 0,
             half_open: 0,
             half_open_address: 0,
-            handshakes: None,
-            handshakes_address: None,
+            handshakes: NO_LIMIT,
+            handshakes_address: NO_LIMIT,
             ipv4_prefix: 32,
             ipv6_prefix: 64,
             exempt: Vec::new(),
@@ -77,6 +80,6 @@ impl Default for Limits {
 impl Limits {
     /// Whether anything is asked of single addresses.
     fn knows_addresses(&self) -> bool {
-        self.connections_address > 0 || self.half_open_address > 0 || self.handshakes_address.is_some()
+        self.connections_address > 0 || self.half_open_address > 0 || self.handshakes_address.per_second > 0
     }
 }

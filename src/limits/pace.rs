@@ -14,10 +14,11 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// A rate of nothing is taken as one of one.
-    pub(super) fn new(rate: Rate) -> Self {
-        let each = 1_000_000_000 / u64::from(rate.per_second.max(1));
-        Self { each, ahead_max: each * u64::from(rate.burst.max(1) - 1) }
+    /// `None` for a rate that is no limit.
+    pub(super) fn new(rate: Rate) -> Option<Self> {
+        let each = 1_000_000_000_u64.checked_div(rate.per_second.into())?;
+        let burst = if rate.burst == 0 { rate.per_second } else { rate.burst };
+        Some(Self { each, ahead_max: each * u64::from(burst - 1) })
     }
 
     /// The number after one more at `now`, in nanoseconds; `None` if that is too early.
@@ -34,7 +35,7 @@ mod tests {
     #[test]
     fn a_burst_is_taken_and_then_the_pace_holds() {
         const SECOND: u64 = 1_000_000_000;
-        let pace = Pace::new(Rate { burst: 3, per_second: 2 });
+        let pace = Pace::new(Rate { burst: 3, per_second: 2 }).unwrap();
         let mut paid_until = 0;
         let mut take = |now: u64| match pace.take(paid_until, now) {
             Some(next) => {
@@ -54,10 +55,11 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_of_nothing_is_one_of_one() {
-        let pace = Pace::new(Rate { burst: 0, per_second: 0 });
-        let next = pace.take(0, 5).unwrap();
-        assert_eq!(pace.take(next, 6), None);
-        assert!(pace.take(next, 1_000_000_005).is_some());
+    fn nothing_a_second_is_no_limit_and_no_burst_is_that_of_a_second() {
+        assert!(Pace::new(Rate { burst: 5, per_second: 0 }).is_none());
+        let pace = Pace::new(Rate { burst: 0, per_second: 2 }).unwrap();
+        let first = pace.take(0, 5).unwrap();
+        let second = pace.take(first, 5).unwrap();
+        assert_eq!(pace.take(second, 5), None);
     }
 }

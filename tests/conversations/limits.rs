@@ -143,7 +143,7 @@ fn who_says_nothing_is_half_open_until_the_first_request_is_there() {
 
 #[test]
 fn an_address_that_asks_too_fast_is_told_so() {
-    let handshakes_address = Some(Rate { burst: 3, per_second: 1 });
+    let handshakes_address = Rate { burst: 3, per_second: 1 };
     let config = limits(Limits { handshakes_address, ..Limits::default() });
     on(Transport::Memory, config, registry(), async |site| {
         for _ in 0..3 {
@@ -163,7 +163,7 @@ fn an_address_that_asks_too_fast_is_told_so() {
 
 #[test]
 fn no_more_are_switched_in_a_second_than_may_be() {
-    let handshakes = Some(Rate { burst: 3, per_second: 1 });
+    let handshakes = Rate { burst: 3, per_second: 1 };
     let config = limits(Limits { handshakes, ..Limits::default() });
     on(Transport::Memory, config, registry(), async |site| {
         let http2 = site.connect_from("192.0.2.9").http2().await;

@@ -182,6 +182,7 @@ fn no_reason_is_left_out() {
         "authorization-unavailable",
         "draining",
         "unknown-protocol",
+        "tls-required",
     ];
     let is_elsewhere = |code: &&str| elsewhere.contains(code) || code.starts_with("proxy-");
     let all: BTreeSet<_> = Reason::all().map(Reason::code).filter(|code| !is_elsewhere(code)).collect();
