@@ -241,7 +241,9 @@ mod tests {
         [SIGNATURE_2, &[command, family], &length, rest].concat()
     }
 
-    fn headers() -> Vec<(Vec<u8>, Option<(SocketAddr, SocketAddr)>)> {
+    type Addresses = Option<(SocketAddr, SocketAddr)>;
+
+    fn headers() -> Vec<(Vec<u8>, Addresses)> {
         let addresses = |(a, b): (&str, &str)| (a.parse().unwrap(), b.parse().unwrap());
         let mut headers: Vec<_> = LINES
             .iter()

@@ -27,7 +27,8 @@ use crate::{
     ws::Contexts,
 };
 
-/// A core's share of a server: its registry, its connections, its counters. Nothing in it is shared with another core.
+/// A core's share of a server: its registry, its connections, its counters. Nothing in it is shared with another core, but the counts of
+/// the [limits](crate::Limits).
 pub struct Worker {
     pub(crate) config: Config,
     pub(crate) registry: Registry,

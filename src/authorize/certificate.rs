@@ -57,7 +57,7 @@ impl Authorize for ClientCertificates {
             .with("issuer", &*certificate.issuer)
             .with("serial", &*certificate.serial)
             .with("fingerprint", &*certificate.fingerprint);
-        Ok(match certificate.common_name.as_ref().or(certificate.names.first()) {
+        Ok(match certificate.common_name.as_ref().or_else(|| certificate.names.first()) {
             Some(name) => identity.named(name.clone()),
             None => identity,
         })

@@ -45,10 +45,10 @@ pub struct Settings {
     pub forward: Option<Forward>,
     /// The first of these that knows who asks.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub any_of: Option<Vec<Settings>>,
+    pub any_of: Option<Vec<Self>>,
     /// All of these together.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub all_of: Option<Vec<Settings>>,
+    pub all_of: Option<Vec<Self>>,
     /// Who may pass of those that are known; everybody.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub allow: Option<Allow>,

@@ -14,11 +14,14 @@ use std::{
 /// understood leaves what was there before.
 pub(super) struct Watched<T> {
     path: PathBuf,
-    parse: Box<dyn Fn(&str) -> Result<T, String>>,
+    parse: Box<Parse<T>>,
     value: RefCell<Rc<T>>,
     stamp: Cell<Option<Stamp>>,
     looked: Cell<Instant>,
 }
+
+/// What makes something of a text.
+type Parse<T> = dyn Fn(&str) -> Result<T, String>;
 
 /// By what a change is seen: when it was written, how long it is, which file it is.
 type Stamp = (i64, i64, u64, u64);
@@ -33,7 +36,7 @@ impl<T> Watched<T> {
         path: &Path,
         parse: impl Fn(&str) -> Result<T, String> + 'static,
     ) -> Result<Self, String> {
-        let parse: Box<dyn Fn(&str) -> Result<T, String>> = Box::new(parse);
+        let parse: Box<Parse<T>> = Box::new(parse);
         let stamp = stamp(path);
         let value = load(path, &*parse)?;
         Ok(Self {
@@ -69,7 +72,7 @@ impl<T> Watched<T> {
     }
 }
 
-fn load<T>(path: &Path, parse: &dyn Fn(&str) -> Result<T, String>) -> Result<T, String> {
+fn load<T>(path: &Path, parse: &Parse<T>) -> Result<T, String> {
     let fail = |what: String| format!("{}: {what}", path.display());
     let mut text = String::new();
     let file = fs::File::open(path).map_err(|error| fail(error.to_string()))?;
