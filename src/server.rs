@@ -17,6 +17,7 @@ use crate::tls::{
 use crate::{
     Address, Config, Driver, HandedOver, Listener, Registry, Stats, Token,
     bound::{Bound, Place},
+    limits::Admission,
     listener::{self, Listening},
     runtime::driver_of,
     worker::{Command, Control, Worker},
@@ -163,6 +164,7 @@ impl Server {
         });
         let cores = core_affinity::get_core_ids().filter(|cores| cores.len() >= count);
         let registry = Arc::new(registry);
+        let admission = Arc::new(Admission::new(&config));
         let mut server = Self {
             addresses: addresses.collect(),
             bound,
@@ -184,6 +186,7 @@ impl Server {
         for index in 0..count {
             let core = cores.as_ref().map(|cores| cores[index]);
             let (config, registry) = (config.clone(), Arc::clone(&registry));
+            let admission = Arc::clone(&admission);
             let control = Arc::new(Control::default());
             let (started, starting) = mpsc::sync_channel(1);
             let thread = thread::Builder::new().name(format!("switchpoint-{index}")).spawn({
@@ -194,7 +197,14 @@ impl Server {
                         core_affinity::set_for_current(core);
                     }
                     let mut started = Some(started);
-                    while !run_worker(&config, || registry(index), (index, &bound), &control, &mut started) {
+                    while !run_worker(
+                        &config,
+                        &admission,
+                        || registry(index),
+                        (index, &bound),
+                        &control,
+                        &mut started,
+                    ) {
                         tracing::error!(worker = index, "the worker lost its connections, and starts anew");
                     }
                 }
@@ -307,6 +317,7 @@ type Started = mpsc::SyncSender<io::Result<(Driver, Vec<Token>)>>;
 /// runtime with it; the listeners are still there for the next one.
 fn run_worker(
     config: &Config,
+    admission: &Arc<Admission>,
     registry: impl FnOnce() -> Registry,
     (number, bound): (usize, &[Arc<Bound>]),
     control: &Arc<Control>,
@@ -320,7 +331,7 @@ fn run_worker(
             return true;
         }
     };
-    let worker = Worker::new(config.clone(), registry());
+    let worker = Worker::of_server(config.clone(), registry(), Arc::clone(admission));
     let (driver, tokens) = (driver_of(&runtime), worker.registry.tokens());
     let ended = panic::catch_unwind(panic::AssertUnwindSafe(|| {
         runtime.block_on(async {
