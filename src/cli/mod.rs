@@ -1,5 +1,7 @@
 //! What the program can be told: a file for each command, and the list.
 
+mod connect;
+mod replay;
 mod serve;
 
 use std::process::ExitCode;
@@ -24,6 +26,10 @@ struct Cli {
 enum Command {
     /// Serves until SIGTERM or Ctrl-C, then drains. This is what happens without a command.
     Serve(serve::Arguments),
+    /// Talks to a server from the terminal, a pipe or a script: WebSocket, or any protocol behind an upgrade.
+    Connect(Box<connect::Arguments>),
+    /// Plays a recorded trace again: the client's side of it, to see what a server answers now.
+    Replay(Box<replay::Arguments>),
 }
 
 /// Reads the arguments and does what they say.
@@ -31,6 +37,8 @@ pub(crate) fn run() -> ExitCode {
     let cli = Cli::parse();
     match cli.command {
         Some(Command::Serve(arguments)) => serve::run(arguments),
+        Some(Command::Connect(arguments)) => connect::run(*arguments),
+        Some(Command::Replay(arguments)) => replay::run(*arguments),
         None => serve::run(cli.serve),
     }
 }

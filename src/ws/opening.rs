@@ -356,6 +356,11 @@ pub struct Url {
 }
 
 impl Url {
+    /// Host and port, as they stand in the URL and in the field `Host`.
+    pub fn authority(&self) -> &str {
+        &self.authority
+    }
+
     /// A name or an address; that of IPv6 without its brackets.
     pub fn host(&self) -> &str {
         &self.host
