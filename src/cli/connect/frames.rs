@@ -143,7 +143,7 @@ mod tests {
         write_frame(&mut bytes, true, Opcode::Continuation, &[b'x'; 70_000], None);
         write_frame(&mut bytes, true, Opcode::Ping, b"", None);
         write_frame(&mut bytes, true, Opcode::Close, b"\x03\xe8bye", None);
-        bytes.extend([0xf3, 0x00]);
+        bytes.extend([0xb3, 0x00]);
         let cut = "x".repeat(64);
         let expected = [
             "< text(0x1) fin=1 rsv=000 mask=no length=6 \"hellö\"",
@@ -151,7 +151,7 @@ mod tests {
             &format!("< continuation(0x0) fin=1 rsv=000 mask=no length=70000 \"{cut}\"…"),
             "< ping(0x9) fin=1 rsv=000 mask=no length=0 \"\"",
             "< close(0x8) fin=1 rsv=000 mask=no length=5 1000 \"bye\"",
-            "< reserved(0x3) fin=1 rsv=111 mask=no length=0 \"\"",
+            "< reserved(0x3) fin=1 rsv=011 mask=no length=0 \"\"",
         ];
         for step in [1, 2, 3, 7, 100, bytes.len()] {
             assert_eq!(lines(&bytes, step), expected, "{step}");

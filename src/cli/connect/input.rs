@@ -1,5 +1,4 @@
-//! What the user gives: lines, blocks or the whole of standard input, or what is typed at the prompt. A thread reads it,
-//! and waits while the connection has not taken what it has read before.
+//! What there is to say: lines, blocks or the whole of standard input. A thread reads it, and waits while the connection has not taken what it has read before.
 
 use std::{
     io::{self, BufRead, Read},
@@ -7,13 +6,13 @@ use std::{
     thread,
 };
 
-use super::{talk::Payload, terminal::Editor, wait::Wake};
+use super::{talk::Payload, wait::Wake};
 
 /// Something that was read.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Input {
     Message(Payload),
-    /// A line from the prompt.
+    /// A line that may be a command.
     Typed(String),
     /// There is no more.
     End,
@@ -31,8 +30,6 @@ pub(super) enum Source {
     Whole { is_binary: bool },
     /// Lines of a terminal that cannot edit, to be read as commands.
     Typed,
-    /// Lines of the editor.
-    Editor(Box<Editor>),
 }
 
 /// The way from the reading thread.
@@ -90,10 +87,6 @@ impl Source {
                     if is_binary { Payload::Binary(whole) } else { Payload::Text(text(whole, "the input")?) };
                 give.give(Input::Message(payload));
                 Ok(())
-            }
-            Self::Editor(editor) => {
-                drop(stdin);
-                editor.read(|line| give.give(Input::Typed(line)))
             }
         }
     }

@@ -7,10 +7,12 @@
 //! | `handshake.rs` | the request and its answer, and why it was refused |
 //! | `talk.rs` | both directions without I/O, by the library's rules; `frames.rs` shows them as they are |
 //! | `session.rs` | the loop |
-//! | `input.rs`, `terminal.rs`, `command.rs`, `script.rs` | what there is to say |
+//! | `input.rs`, `command.rs`, `script.rs` | what there is to say |
+//! | `terminal.rs`, `editor.rs` | the prompt; the line that is edited, without I/O |
 //! | `output.rs`, `show.rs`, `stats.rs`, `ending.rs` | what is printed, and how it ends |
 
 mod command;
+mod editor;
 pub(super) mod ending;
 mod frames;
 mod handshake;
@@ -40,12 +42,12 @@ use switchpoint::ws::{Deflate, Limits, Opening};
 use ending::Ending;
 use handshake::Opened;
 use input::{Inputs, Source};
-use output::{Output, Place};
+use output::Output;
 use script::Script;
 use session::{Clock, Session, Settings, Show};
 use talk::{Payload, Random, Talk};
 use target::Dial;
-use terminal::{Editor, Saved};
+use terminal::Terminal;
 use wait::{Signals, Wake};
 
 /// How to talk.
@@ -225,17 +227,11 @@ fn talk_to(arguments: &Arguments) -> Result<Ending, Ending> {
     let mut source = arguments.source();
     let is_terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
     let is_interactive = is_terminal && !arguments.whole && source.is_some();
-    let mut place = Place::Pipes;
-    let mut saved = None;
+    let mut terminal = None;
     if is_interactive {
-        saved = Some(Saved::new());
-        source = Some(match Editor::new(!arguments.no_history) {
-            Ok((editor, printer)) => {
-                place = Place::Terminal(printer);
-                Source::Editor(Box::new(editor))
-            }
-            Err(_) => Source::Typed,
-        });
+        terminal = Terminal::new(!arguments.no_history).ok();
+        // One that cannot move its cursor has lines all the same.
+        source = terminal.is_none().then_some(Source::Typed);
     }
     let now = Instant::now();
     let mut session = Session {
@@ -245,7 +241,8 @@ fn talk_to(arguments: &Arguments) -> Result<Ending, Ending> {
         } else {
             Talk::raw(now)
         },
-        output: Output::new(place, wake.clone()).map_err(own)?,
+        output: Output::new(wake.clone()).map_err(own)?,
+        terminal: None,
         inputs: None,
         script,
         settings: Settings {
@@ -268,6 +265,10 @@ fn talk_to(arguments: &Arguments) -> Result<Ending, Ending> {
         wake: wake.clone(),
         signals,
     };
+    if let Some((terminal, begin)) = terminal {
+        session.output.reply(begin.into());
+        session.terminal = Some(terminal);
+    }
     session.talk.watch_frames(arguments.frames);
     if arguments.verbose {
         session.show_head('>', &opened.request);
@@ -285,12 +286,10 @@ fn talk_to(arguments: &Arguments) -> Result<Ending, Ending> {
     }
     match source {
         Some(source) => session.inputs = Some(Inputs::new(source, wake).map_err(own)?),
-        None if session.script.is_none() => session.has_said_all(),
+        None if session.script.is_none() && session.terminal.is_none() => session.has_said_all(),
         None => {}
     }
-    let ending = session.run();
-    drop(saved);
-    Ok(ending)
+    Ok(session.run())
 }
 
 /// What there is to say of the connection that was made.

@@ -11,21 +11,11 @@ use std::{
     time::Duration,
 };
 
-use rustyline::ExternalPrinter;
-
 use super::wait::Wake;
 
 /// The way to the printing thread.
 pub(super) struct Output {
     shared: Arc<Shared>,
-}
-
-/// Where it goes.
-pub(super) enum Place {
-    /// Replies to standard output, notes to standard error.
-    Pipes,
-    /// Both above the line that is being edited.
-    Terminal(Box<dyn ExternalPrinter + Send>),
 }
 
 struct Shared {
@@ -53,19 +43,19 @@ enum Item {
 }
 
 impl Output {
-    pub(super) fn new(place: Place, wake: Wake) -> io::Result<Self> {
+    pub(super) fn new(wake: Wake) -> io::Result<Self> {
         let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new(), wake });
         let for_thread = Arc::clone(&shared);
-        thread::Builder::new().name("output".into()).spawn(move || for_thread.print_all(place))?;
+        thread::Builder::new().name("output".into()).spawn(move || for_thread.print_all())?;
         Ok(Self { shared })
     }
 
-    /// Something for standard output, with its line's end.
+    /// Something for standard output, as it is.
     pub(super) fn reply(&self, bytes: Vec<u8>) {
         self.push(bytes.len(), Item::Reply(bytes));
     }
 
-    /// A line for standard error, or for who sits at the terminal.
+    /// A line for standard error.
     pub(super) fn note(&self, line: String) {
         self.push(line.len(), Item::Note(line));
     }
@@ -111,7 +101,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn print_all(&self, mut place: Place) {
+    fn print_all(&self) {
         loop {
             let (items, bytes, is_closed) = {
                 let waits = |state: &mut State| state.items.is_empty() && !state.is_finished;
@@ -120,7 +110,7 @@ impl Shared {
                 (std::mem::take(&mut state.items), state.bytes, state.is_closed)
             };
             let is_last = items.is_empty();
-            let printed = if is_last { place.end() } else { place.print(items, is_closed) };
+            let printed = print(items, is_closed);
             let mut state = self.lock();
             state.is_closed |= printed.is_err();
             state.bytes = state.bytes.saturating_sub(bytes);
@@ -134,51 +124,21 @@ impl Shared {
     }
 }
 
-impl Place {
-    fn print(&mut self, items: VecDeque<Item>, is_closed: bool) -> io::Result<()> {
-        match self {
-            Self::Pipes => {
-                let mut batch = Vec::new();
-                for item in items {
-                    match item {
-                        Item::Reply(bytes) if !is_closed => batch.extend_from_slice(&bytes),
-                        Item::Reply(_) => {}
-                        Item::Note(line) => {
-                            write_out(&batch)?;
-                            batch.clear();
-                            // Without a standard error there is nobody to be told.
-                            drop(writeln!(io::stderr(), "{line}"));
-                        }
-                    }
-                }
-                write_out(&batch)
-            }
-            Self::Terminal(printer) => {
-                for item in items {
-                    let mut text = match item {
-                        Item::Reply(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-                        Item::Note(line) => line,
-                    };
-                    if !text.ends_with('\n') {
-                        text.push('\n');
-                    }
-                    printer.print(text).map_err(io::Error::other)?;
-                }
-                Ok(())
+fn print(items: VecDeque<Item>, is_closed: bool) -> io::Result<()> {
+    let mut batch = Vec::new();
+    for item in items {
+        match item {
+            Item::Reply(bytes) if !is_closed => batch.extend_from_slice(&bytes),
+            Item::Reply(_) => {}
+            Item::Note(line) => {
+                write_out(&batch)?;
+                batch.clear();
+                // Without a standard error there is nobody to be told.
+                drop(writeln!(io::stderr(), "{line}"));
             }
         }
     }
-
-    /// Sees to it that what was given to the editor's thread is on the terminal.
-    fn end(&mut self) -> io::Result<()> {
-        let Self::Terminal(printer) = self else { return Ok(()) };
-        // It takes one text at a time: when the second of these is taken, all before the first was printed. Each
-        // moves up a line and down again.
-        for _ in 0..2 {
-            printer.print("\x1b[A\n".into()).map_err(io::Error::other)?;
-        }
-        Ok(())
-    }
+    write_out(&batch)
 }
 
 fn write_out(bytes: &[u8]) -> io::Result<()> {

@@ -13,6 +13,7 @@ use switchpoint::ws::{CloseFrame, Code, Opcode};
 
 use super::{
     command::{self, Command},
+    editor::Typed,
     ending::{Ending, close_name, describe_close},
     input::{Input, Inputs},
     output::Output,
@@ -20,6 +21,7 @@ use super::{
     show,
     stats::milliseconds,
     talk::{Heard, Payload, Talk},
+    terminal::Terminal,
     transport::Transport,
     wait::{Signals, Wake, wait},
 };
@@ -59,6 +61,8 @@ pub(super) struct Session {
     pub(super) talk: Talk,
     pub(super) output: Output,
     pub(super) inputs: Option<Inputs>,
+    /// Where lines are typed.
+    pub(super) terminal: Option<Terminal>,
     pub(super) script: Option<Script>,
     pub(super) settings: Settings,
     pub(super) wake: Wake,
@@ -138,6 +142,9 @@ impl Session {
         };
         if self.settings.show.status {
             self.note(&self.talk.stats.to_string());
+        }
+        if let Some(terminal) = &mut self.terminal {
+            self.output.reply(terminal.erase().into());
         }
         self.output.finish(PRINT_TIME);
         ending
@@ -360,20 +367,56 @@ impl Session {
             has_moved = true;
             match input {
                 Input::Message(payload) => self.say(&payload),
-                Input::Typed(line) => match command::parse(&line, self.talk.is_raw()) {
-                    Ok(command) => self.obey(command),
-                    Err(error) => self.note(&error),
-                },
+                Input::Typed(line) => self.typed(&line),
                 Input::Failed(error) => {
                     self.close(Code::NORMAL, "", Ending::Usage(format!("standard input: {error}")));
                 }
-                Input::End if self.settings.is_interactive && !self.talk.is_raw() => {
-                    self.close(Code::NORMAL, "", Ending::Clean);
-                }
-                Input::End => self.has_said_all(),
+                Input::End => self.ends_typing(),
             }
         }
         has_moved
+    }
+
+    /// What was typed since the last time. Keys are looked at even when nothing can be sent, or Ctrl-C would be in vain.
+    fn read_keys(&mut self) {
+        let Some(terminal) = &mut self.terminal else { return };
+        match terminal.read() {
+            Ok(Some((typed, out))) => {
+                self.output.reply(out.into());
+                for typed in typed {
+                    match typed {
+                        Typed::Line(line) if matches!(self.clock.phase, Phase::Open) => self.typed(&line),
+                        Typed::Line(_) | Typed::Clear => {}
+                        Typed::Suspend => {
+                            let out = self.terminal.as_mut().map(Terminal::suspend).unwrap_or_default();
+                            self.output.reply(out.into());
+                        }
+                        Typed::End if matches!(self.clock.phase, Phase::Open) => self.ends_typing(),
+                        // Once more: it takes too long.
+                        Typed::End => self.leave(Ending::Interrupted),
+                    }
+                }
+            }
+            Ok(None) => self.ends_typing(),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            // It has hung up.
+            Err(_) => self.leave(Ending::Clean),
+        }
+    }
+
+    fn typed(&mut self, line: &str) {
+        match command::parse(line, self.talk.is_raw()) {
+            Ok(command) => self.obey(command),
+            Err(error) => self.note(&error),
+        }
+    }
+
+    fn ends_typing(&mut self) {
+        if self.settings.is_interactive && !self.talk.is_raw() {
+            self.close(Code::NORMAL, "", Ending::Clean);
+        } else {
+            self.has_said_all();
+        }
     }
 
     fn obey(&mut self, command: Command) {
@@ -522,6 +565,10 @@ impl Session {
         flags.set(PollFlags::OUT, self.talk.unsent() > 0);
         let stdout = std::io::stdout();
         let mut wanted = vec![(self.wake.as_fd(), PollFlags::IN), (self.signals.as_fd(), PollFlags::IN)];
+        let typed = self.terminal.as_ref().map(|terminal| {
+            wanted.push((terminal.as_fd(), PollFlags::IN));
+            wanted.len() - 1
+        });
         // Of a socket that is not read, the end would be told again and again.
         if !flags.is_empty() {
             wanted.push((self.transport.as_fd(), flags));
@@ -535,11 +582,14 @@ impl Session {
         if watches_stdout && happened.last().is_some_and(|flags| flags.contains(PollFlags::ERR)) {
             self.output.close();
         }
+        if typed.is_some_and(|at| !happened[at].is_empty()) {
+            self.read_keys();
+        }
     }
 
     // ---- shown --------------------------------------------------------------------------------------------------
 
-    fn reply(&self, payload: &Payload) {
+    fn reply(&mut self, payload: &Payload) {
         let Settings { is_interactive, is_binary, delimiter, show, .. } = self.settings;
         let time = if show.time { format!("{} ", time()) } else { String::new() };
         let mut out = time.into_bytes();
@@ -566,6 +616,9 @@ impl Session {
                 out.push(delimiter);
             }
         }
+        if let Some(terminal) = &mut self.terminal {
+            out = terminal.above(&String::from_utf8_lossy(&out)).into();
+        }
         self.output.reply(out);
     }
 
@@ -576,26 +629,30 @@ impl Session {
     }
 
     /// Says how it goes, to who wants to know.
-    pub(super) fn status(&self, text: &str) {
+    pub(super) fn status(&mut self, text: &str) {
         if self.settings.show.status {
             self.note(text);
         }
     }
 
     /// A head of the handshake, line by line.
-    pub(super) fn show_head(&self, arrow: char, head: &[u8]) {
+    pub(super) fn show_head(&mut self, arrow: char, head: &[u8]) {
         for line in String::from_utf8_lossy(head).trim_end().lines() {
             self.note(&format!("{arrow} {}", show::printable(line)));
         }
     }
 
-    fn note(&self, text: &str) {
+    fn note(&mut self, text: &str) {
         let time = if self.settings.show.time { format!("{} ", time()) } else { String::new() };
-        self.output.note(if self.settings.show.color {
+        let line = if self.settings.show.color {
             format!("\x1b[2m{time}{text}\x1b[0m")
         } else {
             format!("{time}{text}")
-        });
+        };
+        match &mut self.terminal {
+            Some(terminal) => self.output.reply(terminal.above(&line).into()),
+            None => self.output.note(line),
+        }
     }
 }
 
