@@ -3,6 +3,8 @@
 mod connect;
 mod replay;
 mod serve;
+#[cfg(feature = "tls")]
+mod tls;
 
 use std::process::ExitCode;
 
@@ -27,9 +29,9 @@ enum Command {
     /// Serves until SIGTERM or Ctrl-C, then drains. This is what happens without a command.
     Serve(serve::Arguments),
     /// Talks to a server from the terminal, a pipe or a script: WebSocket, or any protocol behind an upgrade.
-    Connect(Box<connect::Arguments>),
+    Connect(connect::Arguments),
     /// Plays a recorded trace again: the client's side of it, to see what a server answers now.
-    Replay(Box<replay::Arguments>),
+    Replay(replay::Arguments),
 }
 
 /// Reads the arguments and does what they say.
@@ -37,8 +39,8 @@ pub(crate) fn run() -> ExitCode {
     let cli = Cli::parse();
     match cli.command {
         Some(Command::Serve(arguments)) => serve::run(arguments),
-        Some(Command::Connect(arguments)) => connect::run(*arguments),
-        Some(Command::Replay(arguments)) => replay::run(*arguments),
+        Some(Command::Connect(arguments)) => connect::run(arguments),
+        Some(Command::Replay(arguments)) => replay::run(arguments),
         None => serve::run(cli.serve),
     }
 }

@@ -4,6 +4,8 @@ mod interactive;
 mod pipes;
 mod replays;
 mod scripts;
+#[cfg(feature = "tls")]
+mod secure;
 mod server;
 
 use std::{

@@ -84,7 +84,7 @@ fn it_waits_for_replies_until_there_is_silence() {
     connect(&[&later, "--wait", "100ms", "-1"], b"a\n").fails(5, &["0 of 1 replies, and 100ms of silence"]);
     let begun = Instant::now();
     let run =
-        connect(&[&later, "--wait", "forever", "--max-time", "1500ms", "--ping-interval", "100ms"], b"a\n");
+        connect(&[&later, "--wait", "forever", "--max-time", "1500ms", "--ping-interval", "1s"], b"a\n");
     run.fails(5, &["--max-time"]);
     assert_eq!(run.out(), "a\n");
     assert!(begun.elapsed() >= Duration::from_millis(1500));

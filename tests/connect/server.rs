@@ -8,7 +8,7 @@ use std::{
 };
 
 use switchpoint::{
-    Config, Error, Registry, Server,
+    Config, Error, Listener, Registry, Server,
     protocols::{
         self, WebSocket,
         websocket::{Settings, Socket},
@@ -24,7 +24,11 @@ pub(crate) struct Ours {
 
 impl Ours {
     pub(crate) fn start() -> Self {
-        let config = Config { listen: vec!["127.0.0.1:0".parse().unwrap()], threads: 1, ..Config::default() };
+        Self::listen("127.0.0.1:0".parse().unwrap())
+    }
+
+    pub(crate) fn listen(listener: Listener) -> Self {
+        let config = Config { listen: vec![listener], threads: 1, ..Config::default() };
         let server = Server::start(config, |_| registry()).unwrap();
         let address = server.addresses()[0].to_string();
         Self { server: Some(server), address }

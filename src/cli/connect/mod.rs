@@ -3,7 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `target.rs` | the URL, and what the client says of itself |
-//! | `transport.rs`, `wait.rs` | the connection, and one wait for it and all else |
+//! | `transport.rs`, `tls.rs`, `wait.rs` | the connection, and one wait for it and all else |
 //! | `handshake.rs` | the request and its answer, and why it was refused |
 //! | `talk.rs` | both directions without I/O, by the library's rules; `frames.rs` shows them as they are |
 //! | `session.rs` | the loop |
@@ -25,6 +25,8 @@ mod stats;
 mod talk;
 pub(super) mod target;
 mod terminal;
+#[cfg(feature = "tls")]
+mod tls;
 pub(super) mod transport;
 mod wait;
 
@@ -190,7 +192,7 @@ impl Arguments {
 
     fn wait(&self) -> Duration {
         let default = if self.count().is_some() || !self.is_websocket() { 10 } else { 1 };
-        self.wait.unwrap_or(Duration::from_secs(default))
+        self.wait.unwrap_or_else(|| Duration::from_secs(default))
     }
 
     fn script(&self) -> Result<Option<Script>, Ending> {
@@ -296,6 +298,9 @@ fn talk_to(arguments: &Arguments) -> Result<Ending, Ending> {
 fn describe(opened: &Opened, arguments: &Arguments) -> String {
     let [connect, answer] = opened.times.map(stats::milliseconds);
     let mut text = format!("connected to {} in {connect}, switched in {answer}", arguments.dial.url.text);
+    if let Some(tls) = opened.transport.secured() {
+        text += &format!("; {tls}");
+    }
     if let Some(subprotocol) = &opened.switched.subprotocol {
         text += &format!("; subprotocol {subprotocol}");
     } else if !arguments.subprotocol.is_empty() {

@@ -370,9 +370,12 @@ mod tests {
         assert_eq!(unmet("expect a", &[bytes]), "script, line 1: expected \"a\", got the bytes 61");
         let closed = Heard::Close(Code::new(1008).map(|code| (code, "no".to_owned())));
         let got = "got closed by the server: 1008 policy violation, \"no\"";
-        assert_eq!(unmet("expect a", &[closed.clone()]), format!("script, line 1: expected \"a\", {got}"));
         assert_eq!(
-            unmet("expect-close 1000", &[closed.clone()]),
+            unmet("expect a", std::slice::from_ref(&closed)),
+            format!("script, line 1: expected \"a\", {got}")
+        );
+        assert_eq!(
+            unmet("expect-close 1000", std::slice::from_ref(&closed)),
             format!("script, line 1: expected a close with 1000, {got}")
         );
         assert_eq!(unmet("send a", &[closed]), format!("script, line 1: expected an open connection, {got}"));

@@ -88,6 +88,8 @@ pub(super) struct Clock {
     input_end: Option<Instant>,
     /// The peer's side has ended.
     is_deaf: bool,
+    /// Nothing can be sent any more.
+    is_mute: bool,
     is_half_closed: bool,
 }
 
@@ -119,6 +121,7 @@ impl Clock {
             replies: 0,
             input_end: None,
             is_deaf: false,
+            is_mute: false,
             is_half_closed: false,
         }
     }
@@ -132,7 +135,7 @@ impl Session {
             let has_moved = self.turn();
             self.show_frames();
             if let Phase::Leaving { by, ending } = &self.clock.phase
-                && (self.talk.unsent() == 0 || Instant::now() >= *by)
+                && (!self.has_unsent() || Instant::now() >= *by)
             {
                 break ending.clone();
             }
@@ -146,6 +149,7 @@ impl Session {
         if let Some(terminal) = &mut self.terminal {
             self.output.reply(terminal.erase().into());
         }
+        self.transport.shutdown_write();
         self.output.finish(PRINT_TIME);
         ending
     }
@@ -326,9 +330,13 @@ impl Session {
 
     // ---- out ----------------------------------------------------------------------------------------------------
 
+    fn has_unsent(&self) -> bool {
+        !self.clock.is_mute && (self.talk.unsent() > 0 || self.transport.has_unsent())
+    }
+
     fn write(&mut self) -> bool {
         let mut has_moved = false;
-        while self.talk.unsent() > 0 {
+        while self.talk.unsent() > 0 && !self.clock.is_mute {
             let Self { transport, talk, .. } = self;
             match talk.depart(|bytes| transport.write(bytes)) {
                 Ok(_) => {
@@ -345,10 +353,16 @@ impl Session {
                     if self.clock.is_deaf {
                         self.leave(Ending::Broken(format!("the connection broke: {error}")));
                     }
-                    drop(self.talk.depart(|bytes| Ok(bytes.len())));
+                    self.clock.is_mute = true;
                     return true;
                 }
             }
+        }
+        match self.transport.flush() {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return has_moved,
+            // Reading will tell why.
+            Err(_) => self.clock.is_mute = true,
         }
         let is_at_end = self.clock.input_end.is_some() && self.talk.is_raw();
         if is_at_end && !std::mem::replace(&mut self.clock.is_half_closed, true) {
@@ -562,7 +576,7 @@ impl Session {
         let deadline = [self.deadline(), self.clock.script_wait.take()].into_iter().flatten().min();
         let mut flags = PollFlags::empty();
         flags.set(PollFlags::IN, self.reads());
-        flags.set(PollFlags::OUT, self.talk.unsent() > 0);
+        flags.set(PollFlags::OUT, self.has_unsent());
         let stdout = std::io::stdout();
         let mut wanted = vec![(self.wake.as_fd(), PollFlags::IN), (self.signals.as_fd(), PollFlags::IN)];
         let typed = self.terminal.as_ref().map(|terminal| {

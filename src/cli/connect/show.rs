@@ -60,7 +60,7 @@ pub(super) fn parse_hex(text: &str) -> Result<Vec<u8>, String> {
         .collect();
     let wrong = || format!("{text:?} is not hex: two digits a byte, such as 0a ff, or @FILE");
     let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
-    if digits.len() % 2 != 0 {
+    if !digits.len().is_multiple_of(2) {
         return Err(wrong());
     }
     let byte = |pair: &[u8]| Some(digit(pair[0])? << 4 | digit(pair[1])?);

@@ -4,6 +4,8 @@ use std::{fs, path::PathBuf, str::FromStr, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use clap::Args;
+#[cfg(feature = "tls")]
+use switchpoint::tls::{ClientSettings, Connector, Identity, LoadError, Trust};
 use switchpoint::ws::opening::{Opening, Unfit, Url, UrlFault};
 
 /// Where to, and what to say of oneself.
@@ -33,6 +35,22 @@ pub(in crate::cli) struct Dial {
     /// Connects to this address instead of the URL's.
     #[arg(long, value_name = "HOST:PORT")]
     pub(super) connect_to: Option<String>,
+    /// Believes the authorities in this file, in PEM, and no others.
+    #[cfg(feature = "tls")]
+    #[arg(long, value_name = "FILE", conflicts_with = "insecure")]
+    ca: Option<PathBuf>,
+    /// Believes any certificate, which protects from nobody.
+    #[cfg(feature = "tls")]
+    #[arg(short = 'k', long)]
+    insecure: bool,
+    /// A certificate of one's own, with its chain, for servers that ask for one.
+    #[cfg(feature = "tls")]
+    #[arg(long, value_name = "FILE", requires = "key")]
+    cert: Option<PathBuf>,
+    /// The key of that certificate.
+    #[cfg(feature = "tls")]
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    key: Option<PathBuf>,
     /// How long it may take to connect and to be answered.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration)]
     pub(in crate::cli) timeout: Duration,
@@ -89,6 +107,21 @@ impl Dial {
     }
 }
 
+#[cfg(feature = "tls")]
+impl Dial {
+    /// What is to secure the connection, where the URL wants it.
+    pub(super) fn connector(&self) -> Result<Connector, LoadError> {
+        let trust = match &self.ca {
+            Some(path) => Trust::Authorities(path.clone().into()),
+            None if self.insecure => Trust::Anyone,
+            None => Trust::WebPki,
+        };
+        let identity = self.cert.as_ref().zip(self.key.as_ref());
+        let identity = identity.map(|(chain, key)| Identity::files(chain, key));
+        Connector::new(&ClientSettings { trust, identity, ..ClientSettings::default() })
+    }
+}
+
 const USER_AGENT: &str = concat!("switchpoint/", env!("CARGO_PKG_VERSION"));
 
 /// The value itself, or what the file holds that is named behind an `@`; so it need not stand in the process list.
@@ -107,43 +140,31 @@ fn field(text: &str) -> Result<(String, String), String> {
     Ok((name.trim().to_owned(), value.trim().to_owned()))
 }
 
-/// A URL whose scheme says whether TLS comes first.
+/// A URL, and how it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::cli) struct Target {
-    /// As it was given.
-    pub(in crate::cli) text: String,
+    pub(super) text: String,
     pub(in crate::cli) url: Url,
-    pub(in crate::cli) is_tls: bool,
-    port: u16,
-}
-
-impl Target {
-    /// The URL's, or the scheme's: 80 or 443.
-    pub(in crate::cli) fn port(&self) -> u16 {
-        self.port
-    }
 }
 
 impl FromStr for Target {
     type Err = String;
 
+    /// `http` and `https` mean the same as `ws` and `wss`.
     fn from_str(text: &str) -> Result<Self, String> {
         let Some((scheme, rest)) = text.split_once("://") else {
             return Err(format!("a URL begins with its scheme: did you mean ws://{text} ?"));
         };
-        let is_tls = match scheme.to_ascii_lowercase().as_str() {
-            "ws" | "http" => false,
-            "wss" | "https" => true,
+        let scheme = match scheme.to_ascii_lowercase().as_str() {
+            "ws" | "http" => "ws",
+            "wss" | "https" => "wss",
             _ => return Err("the schemes are ws, wss, http and https".into()),
         };
-        let url: Url = format!("ws://{rest}").parse().map_err(|fault| match fault {
+        let url = format!("{scheme}://{rest}").parse().map_err(|fault| match fault {
             UrlFault::User => "a user in the URL is not sent; use --user NAME:PASSWORD".to_owned(),
             fault => fault.to_string(),
         })?;
-        let authority = rest.split(['/', '?']).next().unwrap_or_default();
-        let names_port = !authority.ends_with(']') && authority.contains(':');
-        let port = if is_tls && !names_port { 443 } else { url.port() };
-        Ok(Self { text: text.to_owned(), url, is_tls, port })
+        Ok(Self { text: text.to_owned(), url })
     }
 }
 
@@ -162,7 +183,8 @@ mod tests {
             ("wss://[::1]:8443/x:9", true, "::1", 8443, "/x:9"),
         ] {
             let found: Target = text.parse().unwrap();
-            let facts = (found.is_tls, found.url.host(), found.port(), found.url.target());
+            let url = found.url;
+            let facts = (url.is_secure(), url.host(), url.port(), url.target());
             assert_eq!(facts, (is_tls, host, port, target), "{text}");
         }
     }

@@ -172,7 +172,7 @@ const FRAME_MAX: u64 = 64 << 20;
 
 /// What differs between the frames of then and now.
 pub(super) fn frame_differences(then: &[Frame], now: &[Frame]) -> Vec<String> {
-    let describe = |frame: Option<&Frame>| frame.map_or("none".to_owned(), Frame::describe);
+    let describe = |frame: Option<&Frame>| frame.map_or_else(|| "none".to_owned(), Frame::describe);
     (0..then.len().max(now.len()))
         .filter_map(|at| {
             let (then, now) = (then.get(at), now.get(at));
