@@ -104,6 +104,10 @@ struct Protocols;
 #[doc = include_str!("../docs/websocket.md")]
 struct WebSockets;
 
+#[cfg(all(doctest, feature = "tls"))]
+#[doc = include_str!("../docs/tls.md")]
+struct TlsPage;
+
 #[cfg(doctest)]
 #[doc = include_str!("../docs/http2.md")]
 struct Http2Page;
