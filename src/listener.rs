@@ -239,19 +239,6 @@ fn note(worker: &Worker, peer: Option<SocketAddr>, fault: Fault) {
     }
 }
 
-/// The connection as its listener speaks: with TLS over it, where it does. Nothing is said yet.
-fn secured(worker: &Worker, stream: Stream, index: u16) -> Stream {
-    #[cfg(feature = "tls")]
-    if let Some(acceptor) =
-        worker.config.listen.get(usize::from(index)).and_then(|listener| listener.tls.as_ref())
-    {
-        return acceptor.accept(stream);
-    }
-    #[cfg(not(feature = "tls"))]
-    let _ = (worker, index);
-    stream
-}
-
 /// Connections that are taken at once, before those who are served have their turn.
 const BURST_MAX: usize = 64;
 /// Without descriptors an accept fails at once, again and again: 1.6 million times a second were measured.
