@@ -4,7 +4,7 @@ use std::{
     fs,
     hash::{BuildHasher, RandomState},
     net::{IpAddr, Ipv4Addr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -14,10 +14,11 @@ use switchpoint::{Driver, http::list, ws::opening::Opening};
 
 use crate::{
     content::Sizes,
+    file::File,
     flights::Verify,
     oracle::Script,
     pace::Pace,
-    plan::{Format, Kind, Output, Phase, Plan, Slow, WebSocket, What},
+    plan::{Format, Http2, Kind, Output, Part, Phase, Plan, Slow, WebSocket, What},
     schedule::{Arrival, Shape},
     target::Target,
     threshold::Threshold,
@@ -30,7 +31,7 @@ use crate::{
 /// With --rate messages are sent at their times, whatever the server does (open loop), and latency counts from those
 /// times. Without it each connection sends its next message when a reply has come (closed loop).
 #[derive(Debug, Parser)]
-#[command(name = "loadgen", version, after_help = AFTER_HELP)]
+#[command(name = "loadgen", version, after_help = AFTER_HELP, args_override_self = true)]
 struct Cli {
     #[command(subcommand)]
     command: Sub,
@@ -64,12 +65,26 @@ enum Sub {
         #[command(flatten)]
         load: LoadArgs,
     },
-    /// A storm of WebSocket connections: each is opened at its time, says one message, and goes.
+    /// Requests, or WebSocket messages, over the streams of HTTP/2: by `Upgrade: h2c`, or at once.
+    H2c {
+        #[command(flatten)]
+        common: CommonArgs,
+        #[command(flatten)]
+        load: LoadArgs,
+        #[command(flatten)]
+        websocket: WsArgs,
+        #[command(flatten)]
+        http2: Http2Args,
+    },
+    /// A storm of connections: each is opened at its time, says one message, and goes.
     Storm {
         #[command(flatten)]
         common: CommonArgs,
         #[command(flatten)]
         websocket: WsArgs,
+        /// What each connection speaks: `ws`, `h2c` (one request) or `echo`.
+        #[arg(long, value_enum, default_value_t = Over::Ws)]
+        over: Over,
         /// How long each connection stays after its message.
         #[arg(long, value_name = "TIME", default_value = "0s", value_parser = time)]
         hold: Duration,
@@ -102,6 +117,14 @@ enum Sub {
         /// How long to send.
         #[arg(short, long, value_name = "TIME", default_value = "10s", value_parser = some_time)]
         duration: Duration,
+    },
+    /// What a scenario file says: flags, and phases with figures of their own.
+    Run {
+        /// TOML; docs/loadgen.md has an example.
+        file: PathBuf,
+        /// Further flags, such as `--json result.json`; they win over those of the file.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "FLAGS")]
+        flags: Vec<String>,
     },
     /// Says which of two results is faster, and whether that is more than noise.
     Compare {
@@ -252,6 +275,32 @@ struct LoadArgs {
     slow_readers: Option<Slow>,
 }
 
+/// What is spoken, where a command may speak several protocols.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Over {
+    Ws,
+    H2c,
+    Echo,
+}
+
+/// How HTTP/2 is spoken.
+#[derive(Args, Debug)]
+struct Http2Args {
+    /// Speaks HTTP/2 at once, without asking for the switch.
+    #[arg(long)]
+    prior_knowledge: bool,
+    /// How many streams each connection has at a time: 1, or 100 with a rate; of WebSockets, how many it opens (1).
+    #[arg(long, short = 'm', value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    streams: Option<u32>,
+    /// Posts each message and wants it back, as `/echo-body` does; otherwise the URL is asked for again and again, and
+    /// every answer has to be the same.
+    #[arg(long, conflicts_with = "websocket")]
+    post: bool,
+    /// WebSockets on the streams (RFC 8441), and no requests.
+    #[arg(long)]
+    websocket: bool,
+}
+
 /// How WebSocket is spoken.
 #[derive(Args, Debug)]
 struct WsArgs {
@@ -279,17 +328,64 @@ struct WsArgs {
 }
 
 impl WsArgs {
-    fn what(self) -> What {
-        What::WebSocket(WebSocket {
+    fn how(self) -> WebSocket {
+        WebSocket {
             is_text: self.text,
             subprotocols: self.subprotocol,
             deflate: self.deflate,
             fragment: self.fragment.filter(|fragment| *fragment > 0),
             has_zero_mask: self.mask == "zero",
             ping: self.ping,
-        })
+        }
+    }
+
+    fn what(self) -> What {
+        What::WebSocket(self.how())
     }
 }
+
+/// A plan over HTTP/2.
+fn to_http2(common: CommonArgs, mut load: LoadArgs, ws: WsArgs, http2: Http2Args) -> Result<Plan, String> {
+    let is_open = load.rate.is_some_and(|rate| rate > 0.0) || load.profile.is_some();
+    let stamp = if ws.text { 24 } else { 12 };
+    let websocket = http2.websocket.then(|| ws.how());
+    let streams = match &websocket {
+        None if load.depth.is_some() => {
+            return Err(
+                "a stream has one request: say how many streams there are at a time with --streams".into()
+            );
+        }
+        None => {
+            let streams = http2.streams.unwrap_or(if is_open { STREAMS } else { 1 });
+            load.depth = Some(streams);
+            streams
+        }
+        Some(how) if how.deflate => {
+            return Err("--deflate is not there for WebSockets on streams; use `loadgen ws`".into());
+        }
+        Some(_) if common.size.min() < stamp => {
+            return Err(format!(
+                "streams answer in any order, so messages are known by their first {stamp} bytes: --size has to be at least {stamp}"
+            ));
+        }
+        Some(_) => {
+            let streams = http2.streams.unwrap_or(1);
+            let depth = load.depth.unwrap_or(if is_open { DEPTH_MAX / streams } else { 1 });
+            load.depth = Some(streams.saturating_mul(depth.max(1)));
+            streams
+        }
+    };
+    let how = Http2 {
+        has_prior_knowledge: http2.prior_knowledge,
+        posts: http2.post,
+        websocket,
+        streams: streams as usize,
+    };
+    to_load(common, load, What::Http2(how))
+}
+
+/// How many streams at a time a connection has with a rate: what many servers allow.
+const STREAMS: u32 = 100;
 
 fn verify(text: &str) -> Result<Verify, String> {
     match text {
@@ -398,9 +494,17 @@ fn to_command(cli: Cli) -> Result<Command, clap::Error> {
             }
             to_load(common, load, What::Echo).map_err(invalid)?
         }
-        Sub::Storm { common, websocket, hold } => {
+        Sub::H2c { common, load, websocket, http2 } => {
+            to_http2(common, load, websocket, http2).map_err(invalid)?
+        }
+        Sub::Storm { common, websocket, over, hold } => {
             let kind = Kind::Storm { hold, says: true };
-            to_plan(common, kind, websocket.what(), vec![closed("storm")]).map_err(invalid)?
+            let what = match over {
+                Over::Ws => websocket.what(),
+                Over::H2c => What::Http2(Http2 { streams: 1, ..Http2::default() }),
+                Over::Echo => What::Echo,
+            };
+            to_plan(common, kind, what, vec![closed("storm")]).map_err(invalid)?
         }
         Sub::Connect { common, websocket, hold } => {
             let kind = Kind::Storm { hold, says: false };
@@ -433,6 +537,7 @@ fn to_command(cli: Cli) -> Result<Command, clap::Error> {
             let phase = Phase { time: Some(duration), profile: Some(profile), ..closed("run") };
             to_plan(common, Kind::Fanout { senders }, websocket.what(), vec![phase]).map_err(invalid)?
         }
+        Sub::Run { file, flags } => return from_file(&file, &flags),
         Sub::Compare { results, practical } => return Ok(Command::Compare { results, practical }),
         Sub::Merge { logs, output } => return Ok(Command::Merge { logs, output }),
         Sub::Oracle { listen, mode } => return Ok(Command::Oracle { listen, script: Box::new(mode) }),
@@ -440,8 +545,28 @@ fn to_command(cli: Cli) -> Result<Command, clap::Error> {
     Ok(Command::Run(Box::new(plan)))
 }
 
+/// What a scenario file asks for.
+fn from_file(path: &Path, flags: &[String]) -> Result<Command, clap::Error> {
+    let invalid = |message: String| clap::Error::raw(ErrorKind::ValueValidation, message + "\n");
+    let file = File::read(path, flags).map_err(invalid)?;
+    let arguments = std::iter::once("loadgen".to_owned()).chain(file.arguments.iter().cloned());
+    match Cli::try_parse_from(arguments).and_then(to_command) {
+        Ok(Command::Run(plan)) => Ok(Command::Run(Box::new(file.complete(*plan)))),
+        Ok(_) => Err(invalid("a file describes a run".to_owned())),
+        Err(error) if !error.use_stderr() => Err(error),
+        Err(error) => Err(invalid(file.explain(&error))),
+    }
+}
+
 fn closed(name: &str) -> Phase {
-    Phase { name: name.into(), time: None, profile: None, is_measured: true, is_storm: false }
+    Phase {
+        name: name.into(),
+        time: None,
+        profile: None,
+        is_measured: true,
+        is_storm: false,
+        thresholds: Vec::new(),
+    }
 }
 
 fn to_load(common: CommonArgs, load: LoadArgs, what: What) -> Result<Plan, String> {
@@ -484,6 +609,7 @@ fn to_load(common: CommonArgs, load: LoadArgs, what: What) -> Result<Plan, Strin
             profile: rate.map(|rate| Shape::Constant.profile(rate, warmup)),
             is_measured: false,
             is_storm: false,
+            thresholds: Vec::new(),
         });
     }
     let profile = match time {
@@ -491,7 +617,14 @@ fn to_load(common: CommonArgs, load: LoadArgs, what: What) -> Result<Plan, Strin
         None if is_open => return Err("a rate needs a time: add -d, or -n".into()),
         _ => None,
     };
-    phases.push(Phase { name: "run".into(), time, profile, is_measured: true, is_storm: false });
+    phases.push(Phase {
+        name: "run".into(),
+        time,
+        profile,
+        is_measured: true,
+        is_storm: false,
+        thresholds: Vec::new(),
+    });
     let mut plan = to_plan(common, Kind::Load, what, phases)?;
     plan.requests = load.requests;
     plan.depth = load.depth.unwrap_or(if is_open { DEPTH_MAX } else { 1 }) as usize;
@@ -510,7 +643,7 @@ fn to_plan(common: CommonArgs, kind: Kind, what: What, phases: Vec<Phase>) -> Re
     if let Some(who) = &common.auth {
         headers.push(auth(who)?);
     }
-    if let What::WebSocket(how) = &what {
+    if let What::WebSocket(how) | What::Http2(Http2 { websocket: Some(how), .. }) = &what {
         let mut opening = Opening::new([0; 16]);
         for name in &how.subprotocols {
             opening.subprotocol(name).map_err(|unfit| format!("--subprotocol {name}: {unfit}"))?;
@@ -527,6 +660,7 @@ fn to_plan(common: CommonArgs, kind: Kind, what: What, phases: Vec<Phase>) -> Re
         what,
         target: common.url,
         connections: common.connections,
+        part: Part::WHOLE,
         connection_rate: common.conn_rate.filter(|rate| *rate > 0.0),
         phases,
         arrival: common.arrival,
@@ -630,6 +764,29 @@ mod tests {
             let error = parse(&format!("loadgen {line}")).unwrap_err().to_string();
             assert!(error.contains(hint), "{line}: {error}");
         }
+    }
+
+    #[test]
+    fn a_file_is_a_command_line_and_phases() {
+        let path = std::env::temp_dir().join(format!("loadgen-file-{}.toml", std::process::id()));
+        let read = |text: &str, flags: &str| {
+            fs::write(&path, text).unwrap();
+            parse(format!("loadgen run {} {flags}", path.display()).trim())
+        };
+        let text = "url = \"ws://h/\"\nconnections = 7\n[[phase]]\ntime = \"2s\"\nrate = \"1k\"\n";
+        let plan = read(text, "--size 20 --connections 9").unwrap();
+        assert_eq!((plan.connections, plan.sizes, plan.depth), (9, Sizes::Fixed(20), 65_536));
+        assert_eq!((plan.phases.len(), plan.phases[0].time), (1, Some(Duration::from_secs(2))));
+        for (from, to, hint) in [
+            ("connections = 7", "conections = 7", ":2: unexpected argument '--conections'"),
+            ("connections = 7", "connections = \"seven\"", ":2: invalid value 'seven'"),
+            ("connections = 7", "scenario = \"echo\"\nsize = 0", "at least 1"),
+        ] {
+            let error = read(&text.replace(from, to), "").unwrap_err().to_string();
+            assert!(error.contains(hint), "{to}: {error}");
+        }
+        assert!(read(&text.replace("conn", "con"), "").unwrap_err().to_string().contains("similar"));
+        fs::remove_file(&path).unwrap();
     }
 
     #[test]

@@ -13,7 +13,10 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use switchpoint::ws::{Code, opening::Answer};
+use switchpoint::ws::{
+    Code, Opening,
+    opening::{Answer, Switched},
+};
 
 use crate::{
     content::{Content, Random},
@@ -21,7 +24,7 @@ use crate::{
     flights::{Flights, Reply, Verify},
     plan::COHORTS,
     record::Record,
-    scenario::{Scenario, Sink},
+    scenario::{self, Scenario, Sink},
     socket::Socket,
     units::Nanos,
     worker::{Draw, Worker},
@@ -47,10 +50,16 @@ pub(crate) async fn open<S: Scenario>(
     let plan = &*worker.plan;
     let begun = worker.now();
     let mut random = Random::new(plan.seed ^ (u64::from(number) + 1) << 32);
-    let mut opening = S::opening(plan, &mut random).map_err(|unfit| Fault::Own(io::Error::other(unfit)))?;
-    for (name, value) in &plan.headers {
-        opening.field(name, value).map_err(|unfit| Fault::Own(io::Error::other(unfit)))?;
-    }
+    let own = |unfit| Fault::Own(io::Error::other(unfit));
+    let opening = match S::opening(plan, &mut random).map_err(own)? {
+        Some(mut opening) => {
+            for (name, value) in &plan.headers {
+                opening.field(name, value).map_err(own)?;
+            }
+            Some(opening)
+        }
+        None => None,
+    };
     let source = source(&plan.sources, number);
     let slow = plan.is_slow(number).then_some(SLOW_BUFFER);
     let socket = Socket::connect(worker.address, source, slow).await.map_err(Fault::Connect)?;
@@ -59,36 +68,68 @@ pub(crate) async fn open<S: Scenario>(
         worker.record.borrow_mut().opening.lag.saturating_record(begun.saturating_sub(intended));
     }
     worker.record.borrow_mut().opening.tcp.saturating_record(connected - begun);
-    write_all(&socket, &opening.request(&plan.target.url)).await.map_err(Fault::Lost)?;
 
     let mut buffer = Vec::with_capacity(HEAD_BUFFER);
-    let switched = loop {
-        match opening.read(&buffer)? {
+    let switched = match &opening {
+        Some(opening) => Some(switch(&worker, &socket, opening, &mut buffer).await?),
+        None => None,
+    };
+    let switched_at = worker.now();
+    if switched.is_some() {
+        worker.record.borrow_mut().opening.upgrade.saturating_record(switched_at - connected);
+    }
+    let mut scenario = S::new(plan, switched.as_ref(), random, &worker.contexts, &worker.content)?;
+    let mut out = Vec::new();
+    let mut is_settled = scenario.settle(&mut buffer, &mut out)?;
+    let settles = !is_settled;
+    loop {
+        write_all(&socket, &out).await.map_err(Fault::Lost)?;
+        out.clear();
+        if is_settled {
+            break;
+        }
+        if !read_more(&socket, &mut buffer).await? {
+            return Err(Fault::Cut);
+        }
+        is_settled = scenario.settle(&mut buffer, &mut out)?;
+    }
+    let now = worker.now();
+    let mut record = worker.record.borrow_mut();
+    if settles {
+        record.opening.settle.saturating_record(now - switched_at);
+    }
+    record.opening.ready.saturating_record(now.saturating_sub(intended.unwrap_or(begun)));
+    Ok(Opened { number, socket: Rc::new(socket), scenario, buffer })
+}
+
+/// Asks for the switch, and reads the answer; what has come behind it is left in `buffer`.
+async fn switch<S: Scenario>(
+    worker: &Worker<S>,
+    socket: &Socket,
+    opening: &Opening,
+    buffer: &mut Vec<u8>,
+) -> Result<Switched, Fault> {
+    write_all(socket, &opening.request(&worker.plan.target.url)).await.map_err(Fault::Lost)?;
+    loop {
+        match opening.read(buffer)? {
             Some((answer, size)) => {
                 buffer.drain(..size);
                 match answer {
                     Answer::Interim => {}
-                    Answer::Switched(switched) => break switched,
+                    Answer::Switched(switched) => return Ok(switched),
                     Answer::Refused(mut refusal) => {
-                        while !refusal.has_whole_body(&buffer)
-                            && read_more(&socket, &mut buffer).await.unwrap_or(false)
-                        {
-                        }
-                        refusal.read_body(&buffer);
+                        while !refusal.has_whole_body(buffer)
+                            && read_more(socket, buffer).await.unwrap_or(false)
+                        {}
+                        refusal.read_body(buffer);
                         return Err(Fault::Refused(refusal));
                     }
                 }
             }
-            None if !read_more(&socket, &mut buffer).await? => return Err(Fault::Cut),
+            None if !read_more(socket, buffer).await? => return Err(Fault::Cut),
             None => {}
         }
-    };
-    let now = worker.now();
-    let mut record = worker.record.borrow_mut();
-    record.opening.upgrade.saturating_record(now - connected);
-    record.opening.ready.saturating_record(now.saturating_sub(intended.unwrap_or(begun)));
-    let scenario = S::new(plan, &switched, random, &worker.contexts);
-    Ok(Opened { number, socket: Rc::new(socket), scenario, buffer })
+    }
 }
 
 fn source(sources: &[IpAddr], number: u32) -> Option<IpAddr> {
@@ -147,9 +188,10 @@ impl<S: Scenario> Connection<S> {
     pub(crate) fn new(worker: &Worker<S>, opened: Opened<S>) -> (Rc<Self>, Vec<u8>) {
         let Opened { number, socket, scenario, buffer } = opened;
         let is_slow = worker.plan.is_slow(number);
+        let flights = Flights::with_capacity(if worker.plan.is_open() { 0 } else { worker.plan.depth });
         let state = State {
             scenario,
-            flights: Flights::with_capacity(if worker.plan.is_open() { 0 } else { worker.plan.depth }),
+            flights: if S::IS_ORDERED { flights } else { flights.in_any_order() },
             backlog: VecDeque::new(),
             unsent: Unsent::default(),
             fresh: 0,
@@ -266,6 +308,7 @@ impl<S: Scenario> Connection<S> {
         }
         let resent = (flights.next() - first) as usize;
         if resent > 0 {
+            scenario.flush(out);
             let sent = worker.now();
             flights.sent(resent, sent, |flight| record.sent_as_planned(flight));
         }
@@ -277,6 +320,7 @@ impl<S: Scenario> Connection<S> {
                     for _ in 0..count {
                         append(scenario, flights, worker, self.number, 0, slot, out);
                     }
+                    scenario.flush(out);
                     let sent = worker.now();
                     flights.sent_closed(count, sent);
                     let ledger = &mut record.slots[usize::from(slot)].ledger;
@@ -350,7 +394,8 @@ impl<S: Scenario> Connection<S> {
     /// Sends what was released.
     #[inline]
     pub(crate) fn flush(&self, worker: &Worker<S>) {
-        let State { flights, unsent, fresh, .. } = &mut *self.state.borrow_mut();
+        let State { scenario, flights, unsent, fresh, .. } = &mut *self.state.borrow_mut();
+        scenario.flush(&mut unsent.bytes);
         let now = worker.now();
         {
             let mut record = worker.record.borrow_mut();
@@ -386,10 +431,12 @@ impl<S: Scenario> Connection<S> {
 
     /// Sends a sign of life.
     pub(crate) fn ping(&self) {
-        let State { scenario, unsent, .. } = &mut *self.state.borrow_mut();
-        if self.closing.get().is_none() && unsent.is_empty() {
-            scenario.ping(&mut unsent.bytes);
-            unsent.send(&self.socket, &[]);
+        {
+            let State { scenario, unsent, .. } = &mut *self.state.borrow_mut();
+            if self.closing.get().is_none() && unsent.is_empty() {
+                scenario.ping(&mut unsent.bytes);
+                unsent.send(&self.socket, &[]);
+            }
         }
         self.wake_if_unsent();
     }
@@ -523,7 +570,25 @@ impl<U: Fn(u16) -> Nanos, O: Fn(u16) -> bool> Sink for Replies<'_, U, O> {
 
     #[inline]
     fn reply(&mut self, payload: &[u8], is_right_type: bool) -> Result<(), Fault> {
-        match self.flights.judge(self.content, self.number, self.verify, payload, is_right_type) {
+        let reply = self.flights.judge(self.content, self.number, self.verify, payload, is_right_type);
+        self.count(reply)
+    }
+
+    fn number(&self, payload: &[u8]) -> Option<u64> {
+        let (connection, number) = self.content.stamp(payload)?;
+        (connection == self.number).then_some(number)
+    }
+
+    fn answer(&mut self, number: u64, answer: scenario::Answer<'_>) -> Result<(), Fault> {
+        let reply = self.flights.judge_numbered(self.content, self.number, self.verify, number, answer);
+        self.count(reply)
+    }
+}
+
+impl<U: Fn(u16) -> Nanos, O: Fn(u16) -> bool> Replies<'_, U, O> {
+    #[inline]
+    fn count(&mut self, reply: Reply) -> Result<(), Fault> {
+        match reply {
             Reply::Answers(flight) => {
                 let is_open = (self.is_open)(flight.slot);
                 self.record.answered(&flight, self.now, (self.until)(flight.slot), is_open);

@@ -3,7 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `cli.rs` `units.rs` `target.rs` | the arguments, and what is wrong with them |
-//! | `plan.rs` | what they ask for |
+//! | `plan.rs` `file.rs` | what they ask for, or a scenario file does |
 //! | `schedule.rs` `pace.rs` | when: the instants, and waiting for them |
 //! | `scenario.rs` `scenarios/` | what: a connection's protocol once it has switched, without I/O |
 //! | `run.rs` `worker.rs` | the threads, and one of them: its connections, its pacer, its ticker |
@@ -24,6 +24,7 @@ mod connection;
 mod content;
 mod fanout;
 mod fault;
+mod file;
 mod flights;
 mod kernel;
 mod oracle;

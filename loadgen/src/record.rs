@@ -118,7 +118,11 @@ pub(crate) struct Opening {
     pub(crate) tcp: Times,
     /// From the request to the verified 101.
     pub(crate) upgrade: Times,
-    /// From the intended connect, or ours where there is no rate, to the verified 101.
+    /// From the end of TCP's handshake to that of TLS.
+    pub(crate) tls: Times,
+    /// From the verified 101, or the connect, to the moment when a message can be sent: HTTP/2's settings and streams.
+    pub(crate) settle: Times,
+    /// From the intended connect, or ours where there is no rate, to that moment.
     pub(crate) ready: Times,
     /// From a connection's first message to its reply.
     pub(crate) first: Times,
@@ -128,15 +132,26 @@ pub(crate) struct Opening {
 
 impl Opening {
     fn new() -> Self {
-        Self { lag: times(), tcp: times(), upgrade: times(), ready: times(), first: times(), close: times() }
+        Self {
+            lag: times(),
+            tcp: times(),
+            tls: times(),
+            upgrade: times(),
+            settle: times(),
+            ready: times(),
+            first: times(),
+            close: times(),
+        }
     }
 
     /// With their names.
-    pub(crate) fn all(&self) -> [(&'static str, &Times); 6] {
+    pub(crate) fn all(&self) -> [(&'static str, &Times); 8] {
         [
             ("connect-lag", &self.lag),
             ("tcp-connect", &self.tcp),
+            ("tls", &self.tls),
             ("upgrade", &self.upgrade),
+            ("settle", &self.settle),
             ("ready", &self.ready),
             ("first-message", &self.first),
             ("close", &self.close),
@@ -146,7 +161,9 @@ impl Opening {
     fn merge(&mut self, other: &Self) {
         merge_times(&mut self.lag, &other.lag);
         merge_times(&mut self.tcp, &other.tcp);
+        merge_times(&mut self.tls, &other.tls);
         merge_times(&mut self.upgrade, &other.upgrade);
+        merge_times(&mut self.settle, &other.settle);
         merge_times(&mut self.ready, &other.ready);
         merge_times(&mut self.first, &other.first);
         merge_times(&mut self.close, &other.close);

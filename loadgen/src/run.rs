@@ -72,6 +72,7 @@ pub(crate) fn run(
         ready: AtomicU32::new(0),
         opened: AtomicU32::new(0),
         start: OnceLock::new(),
+        is_start_given: false,
         replies: (0..plan.threads).map(|_| AtomicU64::new(0)).collect(),
     });
     let began = SystemTime::now();
@@ -105,7 +106,8 @@ pub(crate) fn run(
         threads.push(thread::Builder::new().name(format!("loadgen-{index}")).spawn(body)?);
     }
     drop(full);
-    let seconds = gather(plan, &intervals, &empties, &mut progress);
+    let is_running = || threads.iter().any(|thread| !thread.is_finished());
+    let seconds = gather(plan, &intervals, &empties, &mut progress, is_running);
     progress.finish();
 
     let mut record = Record::new(plan.slots());
@@ -158,11 +160,21 @@ fn gather(
     intervals: &mpsc::Receiver<Box<Interval>>,
     empties: &[mpsc::Sender<Box<Interval>>],
     progress: &mut Progress,
+    is_running: impl Fn() -> bool,
 ) -> Vec<Interval> {
     let mut open: BTreeMap<u64, (Interval, u32)> = BTreeMap::new();
     let mut seconds = Vec::new();
     let mut turn = 0;
-    while let Ok(mut interval) = intervals.recv() {
+    loop {
+        let mut interval = match intervals.recv_timeout(LOOK_UP) {
+            Ok(interval) => interval,
+            // A thread that has panicked may have left its end behind.
+            Err(mpsc::RecvTimeoutError::Timeout) if is_running() => continue,
+            Err(_) => match intervals.try_recv() {
+                Ok(interval) => interval,
+                Err(_) => break,
+            },
+        };
         let entry = open.entry(interval.second);
         let (second, threads) =
             entry.or_insert_with(|| (Interval { second: interval.second, ..Interval::new() }, 0));
@@ -184,6 +196,7 @@ fn gather(
     seconds
 }
 
+const LOOK_UP: Duration = Duration::from_millis(100);
 /// Empty intervals that each thread begins with, so that it allocates none while it measures.
 const SPARE: usize = 2;
 

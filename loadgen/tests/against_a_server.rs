@@ -68,6 +68,90 @@ fn every_reply_of_a_server_that_behaves_is_verified() {
     }
 }
 
+fn demonstration_with_h2c() -> (Server, SocketAddr) {
+    serve(|_| protocols::demonstration(Default::default()).with(protocols::H2c::new()))
+}
+
+#[test]
+fn requests_over_http2_are_answered_and_verified() {
+    let (_server, address) = demonstration_with_h2c();
+    for how in [
+        "/healthz -c 4",
+        "/healthz -c 4 --prior-knowledge",
+        "/healthz -c 2 --streams 50 -t 2",
+        "/echo-body -c 2 --post -s 1KiB --streams 10",
+        // More than a frame.
+        "/echo-body -c 2 --post -s 60KiB --streams 4 --prior-knowledge",
+        "/echo-body -c 2 --post -s uniform:1..2000 -r 500",
+        "/healthz -c 3 -r 1000 --driver epoll",
+    ] {
+        let (code, value) = json(&format!("h2c http://{address}{how} -d 300ms --warmup 50ms"));
+        assert!(code == 0 || code == 4, "{how}: {value:#}");
+        assert_eq!(kinds(&value), [], "{how}");
+        assert!(value["messages"]["answered"].as_u64() > Some(0), "{how}");
+        assert_eq!(value["messages"]["answered"], value["messages"]["planned"], "{how}");
+        let opening = &value["opening_ns"];
+        let upgrades =
+            if how.contains("prior") { 0 } else { value["connections"]["opened"].as_u64().unwrap() };
+        assert_eq!(opening["upgrade"]["count"], upgrades, "{how}: {opening:#}");
+        assert_eq!(opening["settle"]["count"], value["connections"]["opened"], "{how}");
+        // Each connection ends by GOAWAY, which the server answers with the end.
+        assert_eq!(opening["close"]["count"], value["connections"]["opened"], "{how}");
+    }
+}
+
+#[test]
+fn websockets_over_http2_are_verified_stream_by_stream() {
+    let (_server, address) = demonstration_with_h2c();
+    for how in [
+        "-c 2",
+        "-c 2 --streams 10 -p 4 --prior-knowledge",
+        "-c 1 --streams 5 --text -s 3000 -r 500",
+        "-c 1 --streams 3 -s 100KiB -p 3 --ping 50ms",
+    ] {
+        let line = format!("h2c ws://{address}/echo --websocket {how} -d 300ms --warmup 50ms");
+        let (code, value) = json(&line);
+        assert!(code == 0 || code == 4, "{how}: {value:#}");
+        assert_eq!(kinds(&value), [], "{how}");
+        assert!(value["messages"]["answered"].as_u64() > Some(10), "{how}: {value:#}");
+        assert_eq!(value["messages"]["answered"], value["messages"]["planned"], "{how}");
+    }
+}
+
+#[test]
+fn what_http2_refuses_is_said() {
+    let (_server, address) = demonstration();
+    for (line, kind, hint) in [
+        ("/healthz", "refused-200", "does not switch to that protocol"),
+        ("/nowhere --prior-knowledge", "wrong-status", "404"),
+        ("/nowhere --websocket --prior-knowledge", "refused-404", "no-such-path"),
+    ] {
+        let (code, value) = json(&format!("h2c http://{address}{line} -c 1 -d 100ms --warmup 0s"));
+        assert_eq!((code, kinds(&value)[0].0), (3, kind), "{line}: {value:#}");
+        assert!(value["errors"][0]["example"].as_str().unwrap().contains(hint), "{line}: {value:#}");
+    }
+    // What is posted has to come back.
+    let (_server, address) = serve(|_| {
+        Registry::new().post("/", async |request: &switchpoint::Request<'_>| {
+            let mut body = request.body().to_vec();
+            body[20] ^= 1;
+            Ok(switchpoint::Response::new(200).with_bytes("application/octet-stream", body))
+        })
+    });
+    let (code, value) = json(&format!("h2c http://{address}/ --prior-knowledge --post -c 1 -n 10"));
+    assert_eq!((code, kinds(&value)), (3, vec![("wrong-content", 10)]), "{value:#}");
+}
+
+#[test]
+fn a_storm_over_http2_times_its_steps() {
+    let (_server, address) = demonstration_with_h2c();
+    let (code, value) = json(&format!("storm ws://{address}/healthz --over h2c -c 20"));
+    assert_eq!(code, 0, "{value:#}");
+    for step in ["tcp-connect", "upgrade", "settle", "ready", "first-message", "close"] {
+        assert_eq!(value["opening_ns"][step]["count"], 20, "{step}: {value:#}");
+    }
+}
+
 #[test]
 fn a_number_of_messages_is_kept_to_the_letter() {
     let (_server, address) = demonstration();

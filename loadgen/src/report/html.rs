@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use super::{Report, heading};
 use crate::{
-    record::Times,
+    plan::COHORTS,
+    record::{Times, percentile},
     units::{Nanos, grouped, short},
 };
 
@@ -19,6 +20,7 @@ impl Report {
             escaped(&heading(&self.plan)),
             escaped(self.text().trim_start_matches('\n').split_once('\n').map_or("", |(_, rest)| rest)),
         );
+        self.phases_table(&mut body);
         let curves: Vec<(String, &Times)> = self
             .histograms()
             .into_iter()
@@ -92,6 +94,42 @@ impl Report {
             "<!doctype html><html lang=en><meta charset=utf-8><title>loadgen: {}</title><style>{STYLE}</style>{body}<script>{SCRIPT}</script></html>\n",
             escaped(&self.plan.target.to_string())
         )
+    }
+}
+
+impl Report {
+    /// A row for each phase, with its own verdict.
+    fn phases_table(&self, body: &mut String) {
+        if self.verdict.phases.is_empty() {
+            return;
+        }
+        body.push_str("<h2>Phases</h2><table><tr><th>phase<th>verdict<th>time<th>planned<th>answered<th>errors<th>unanswered<th>p50<th>p99<th>why");
+        for verdict in &self.verdict.phases {
+            let phase = &self.plan.phases[verdict.index];
+            let ledger = self.ledger_of(verdict.index);
+            let slot = &self.finished.record.slots[verdict.index * COHORTS];
+            let times = if slot.response.is_empty() { &slot.service } else { &slot.response };
+            let time = |percent| percentile(times, percent).map_or_else(|| "\u{2013}".to_owned(), short);
+            let missed = verdict.thresholds.iter().filter(|outcome| !outcome.is_met);
+            let missed: Vec<String> =
+                missed.map(|outcome| format!("{}: {}", outcome.text, outcome.value)).collect();
+            let name = verdict.grade.name();
+            let _ = write!(
+                body,
+                "<tr><td>{}<td class=verdict-{}>{name}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}",
+                escaped(&phase.name),
+                name.to_lowercase(),
+                phase.time.map_or_else(String::new, |time| humantime::format_duration(time).to_string()),
+                grouped(ledger.planned),
+                grouped(ledger.answered),
+                grouped(ledger.errors()),
+                grouped(ledger.unanswered),
+                time(50.0),
+                time(99.0),
+                escaped(&[verdict.reasons.clone(), missed].concat().join(", ")),
+            );
+        }
+        body.push_str("</table>");
     }
 }
 

@@ -11,6 +11,7 @@ use crate::{
     plan::{COHORTS, Kind, What},
     record::{Ledger, Times, percentile},
     stats,
+    threshold::Outcome,
 };
 
 impl Report {
@@ -55,9 +56,7 @@ impl Report {
             "errors": record.errors.iter()
                 .map(|(kind, errors)| json!({ "kind": kind, "count": errors.count, "example": errors.example }))
                 .collect::<Vec<_>>(),
-            "thresholds": self.verdict.thresholds.iter()
-                .map(|outcome| json!({ "threshold": outcome.text, "value": outcome.value, "met": outcome.is_met }))
-                .collect::<Vec<_>>(),
+            "thresholds": outcomes(&self.verdict.thresholds),
             "latency_ns": times_json(self.latency()),
             "response_ns": times_json(&self.total.response),
             "service_ns": times_json(&self.total.service),
@@ -76,7 +75,7 @@ impl Report {
         let measured = plan.phases.iter().filter(|phase| phase.is_measured);
         let time = measured.map(|phase| phase.time).sum::<Option<std::time::Duration>>();
         json!({
-            "scenario": match &plan.what { What::WebSocket(_) => "ws", What::Echo => "echo" },
+            "scenario": match &plan.what { What::WebSocket(_) => "ws", What::Echo => "echo", What::Http2(_) => "h2c" },
             "kind": match plan.kind { Kind::Load => "load", Kind::Storm { .. } => "storm", Kind::Fanout { .. } => "fanout" },
             "description": kind(plan),
             "schedule": schedule(plan),
@@ -99,8 +98,15 @@ impl Report {
         slots
             .map(|(index, slot)| {
                 let phase = &self.plan.phases[index / COHORTS];
+                let verdict = self.verdict.phases.iter().find(|verdict| verdict.index == index / COHORTS);
                 json!({
                     "name": phase.name,
+                    "verdict": verdict.map(|verdict| verdict.grade.name()),
+                    "problems": verdict.map_or(&[][..], |verdict| &verdict.reasons),
+                    "thresholds": outcomes(verdict.map_or(&[][..], |verdict| &verdict.thresholds)),
+                    "duration_s": phase.time.map(|time| time.as_secs_f64()),
+                    "rate": phase.profile.as_ref().map(crate::schedule::Profile::mean),
+                    "reconnects": phase.is_storm,
                     "cohort": if index % COHORTS == 0 { "all" } else { "slow" },
                     "measured": phase.is_measured,
                     "messages": ledger_json(&slot.ledger),
@@ -141,6 +147,11 @@ impl Report {
         });
         seconds.collect()
     }
+}
+
+fn outcomes(all: &[Outcome]) -> Value {
+    let one = |outcome: &Outcome| json!({ "threshold": outcome.text, "value": outcome.value, "met": outcome.is_met });
+    all.iter().map(one).collect()
 }
 
 fn ledger_json(ledger: &Ledger) -> Value {

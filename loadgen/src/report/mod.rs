@@ -10,7 +10,7 @@ mod text;
 use std::{fs, io, path::Path, sync::Arc};
 
 use crate::{
-    plan::{COHORTS, Format, Kind, Plan, What},
+    plan::{COHORTS, Format, Http2, Kind, Plan, What},
     record::{Ledger, Slot, Times},
     run::Finished,
     units::{plural, rate_text},
@@ -101,6 +101,14 @@ impl Report {
         all
     }
 
+    /// What became of a phase's messages, in both cohorts.
+    fn ledger_of(&self, phase: usize) -> Ledger {
+        let mut ledger = Ledger::default();
+        let slots = &self.finished.record.slots[phase * COHORTS..(phase + 1) * COHORTS];
+        slots.iter().for_each(|slot| ledger.add(&slot.ledger));
+        ledger
+    }
+
     /// What counts as the latency of the run: the response where there are intended times, else the service.
     fn latency(&self) -> &Times {
         if self.is_open() { &self.total.response } else { &self.total.service }
@@ -123,9 +131,25 @@ fn kind(plan: &Plan) -> String {
         What::WebSocket(how) if how.is_text => "text messages over websocket",
         What::WebSocket(_) => "binary messages over websocket",
         What::Echo => "messages over a raw echo",
+        What::Http2(Http2 { websocket: Some(how), .. }) if how.is_text => {
+            "text messages over websockets on http/2"
+        }
+        What::Http2(Http2 { websocket: Some(_), .. }) => "binary messages over websockets on http/2",
+        What::Http2(Http2 { posts: true, .. }) => "posts over http/2",
+        What::Http2(_) => "requests over http/2",
+    };
+    let how = match &plan.what {
+        What::Http2(how) => {
+            let by = if how.has_prior_knowledge { "prior knowledge" } else { "upgrade" };
+            let streams = plural(how.streams as u64, "stream");
+            let asks = !how.posts && how.websocket.is_none();
+            let size = if asks { String::new() } else { format!(" of {}", plan.sizes) };
+            return format!("{what}{size}, by {by}, {streams} each");
+        }
+        _ => what,
     };
     match plan.kind {
-        Kind::Load => format!("{what} of {}", plan.sizes),
+        Kind::Load => format!("{how} of {}", plan.sizes),
         Kind::Storm { says: true, .. } => {
             format!("a storm of connections, each with one of {what} of {}", plan.sizes)
         }
