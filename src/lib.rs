@@ -33,8 +33,11 @@
 //! | [`ws`] | RFC 6455 without I/O, both roles |
 //! | [`h2c`] | HTTP/2 on the same port: what an upgrade to it needs, without I/O |
 //! | [`protocols`] | the protocols that come with it |
+//! | `tls` | TLS in both roles (with the feature `tls`) |
+//! | [`inherited`] | sockets that a process is started with |
 //! | [`duplex`] | the in-memory transport of the tests, with faults from a seed |
 
+mod bound;
 mod buffer;
 mod config;
 mod connection;
@@ -42,6 +45,7 @@ pub mod duplex;
 mod error;
 pub mod h2c;
 pub mod http;
+pub mod inherited;
 mod listener;
 mod metrics;
 mod parking;
@@ -54,6 +58,8 @@ mod runtime;
 mod server;
 mod sessions;
 mod stream;
+#[cfg(feature = "tls")]
+pub mod tls;
 mod upgrade;
 mod upgraded;
 mod worker;
@@ -62,8 +68,9 @@ pub mod ws;
 /// The runtime, in the version that connections need; for timers and files in handlers.
 pub use monoio;
 
+pub use bound::HandedOver;
 pub use buffer::ReadBuf;
-pub use config::{Config, Http2};
+pub use config::{Address, Config, Http2, Listener, UNIX_MODE};
 pub use error::Error;
 pub use metrics::Stats;
 pub use registry::{Preference, Registry};

@@ -1,6 +1,8 @@
 //! What the program can be told: a file for each command, and the list.
 
 mod serve;
+#[cfg(feature = "tls")]
+mod tls;
 
 use std::process::ExitCode;
 

@@ -12,9 +12,11 @@ use std::{
 use clap::Args;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::{
-    consts::{SIGINT, SIGTERM},
+    consts::{SIGHUP, SIGINT, SIGTERM},
     iterator::Signals,
 };
+#[cfg(feature = "tls")]
+use switchpoint::Listener;
 use switchpoint::{
     Config, Driver, Server, Stats,
     protocols::{self, H2c, websocket},
@@ -73,6 +75,9 @@ pub(super) struct Arguments {
     /// The longest body of an ordinary request, such as `65536`, `1MiB`; a longer one is answered with 413.
     #[arg(long, value_name = "SIZE", default_value = "64KiB", value_parser = size)]
     body_max: usize,
+    #[cfg(feature = "tls")]
+    #[command(flatten)]
+    tls: super::tls::TlsArguments,
     /// How much to log: `error`, `warn`, `info` (refusals), `debug` (every session), or a filter such as
     /// `switchpoint=debug`.
     #[arg(long, value_name = "LEVEL", env = "SWITCHPOINT_LOG", default_value = "info", value_parser = filter)]
@@ -104,7 +109,7 @@ impl Arguments {
         let mut config = Config::default();
         let mut listen: Vec<SocketAddr> = self.listen.iter().flatten().copied().collect();
         listen.dedup();
-        config.listen = listen;
+        config.listen = listen.into_iter().map(Into::into).collect();
         config.threads = self.threads;
         config.driver = self.driver;
         config.drain_time = self.drain_time;
@@ -144,6 +149,17 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
         .with_target(false)
         .init();
     raise_descriptor_limit();
+    #[cfg(feature = "tls")]
+    let (config, certificate) = match arguments.tls.acceptor() {
+        Ok(acceptor) => {
+            let certificate = acceptor.as_ref().and_then(|acceptor| arguments.tls.line(acceptor));
+            let secure = |listener| Listener { tls: acceptor.clone(), ..listener };
+            (Config { listen: config.listen.into_iter().map(secure).collect(), ..config }, certificate)
+        }
+        Err(error) => return fail(&error),
+    };
+    #[cfg(not(feature = "tls"))]
+    let certificate = None::<String>;
 
     // Before the workers are there, so that no signal is missed.
     let signals = match signals() {
@@ -162,9 +178,17 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
         Err(error) => return fail(&error.to_string()),
     };
     say(&start_line(&server));
+    if let Some(line) = certificate {
+        say(&line);
+    }
 
-    // The thread ends with the process; the channel cannot close before.
-    let first = signals.recv().unwrap_or(SIGTERM);
+    let first = loop {
+        // The thread ends with the process; the channel cannot close before.
+        match signals.recv().unwrap_or(SIGTERM) {
+            SIGHUP => reload(&server),
+            signal => break signal,
+        }
+    };
     let before = server.stats();
     let begun = Instant::now();
     server.drain();
@@ -176,6 +200,7 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
     ));
     while !server.is_over() {
         match signals.recv_timeout(Duration::from_millis(10)) {
+            Ok(SIGHUP) => {}
             Ok(_) => server.stop(),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => thread::sleep(Duration::from_millis(10)),
@@ -183,6 +208,14 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
     }
     say(&last_line(&before, &server.join(), begun.elapsed()));
     ExitCode::SUCCESS
+}
+
+/// Reads anew what can be read anew.
+fn reload(server: &Server) {
+    #[cfg(feature = "tls")]
+    server.handle().reload_certificates();
+    #[cfg(not(feature = "tls"))]
+    let _ = server;
 }
 
 /// Says something on standard output, if anybody still listens there.
@@ -205,7 +238,7 @@ fn raise_descriptor_limit() {
 }
 
 fn signals() -> io::Result<mpsc::Receiver<i32>> {
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
     let (sender, receiver) = mpsc::channel();
     thread::Builder::new().name("signals".into()).spawn(move || {
         for signal in signals.forever() {
@@ -222,7 +255,7 @@ fn start_line(server: &Server) -> String {
     format!(
         "switchpoint {}: listening on {} with {} {} on {}; protocols: {}",
         env!("CARGO_PKG_VERSION"),
-        list(server.addresses().iter().map(|address| format!("http://{address}")).collect()),
+        list(server.places().collect()),
         server.workers(),
         if server.workers() == 1 { "worker" } else { "workers" },
         server.driver(),

@@ -42,7 +42,7 @@ impl Asked {
 
     pub(super) fn request<'a>(
         &'a self,
-        link: &Link,
+        link: &'a Link,
         body: &'a [u8],
         kept: &'a Kept,
     ) -> Result<Request<'a>, HeadFault> {
@@ -54,7 +54,16 @@ impl Asked {
             }
             Self::Before { head } => (Head::parse(head, limits)?, &head[..]),
         };
-        Ok(Request { head, body, peer: link.peer, draining: link.worker.is_draining(), raw, kept })
+        Ok(Request {
+            head,
+            body,
+            peer: link.peer,
+            listener: link.listener(),
+            draining: link.worker.is_draining(),
+            stream: &link.stream,
+            raw,
+            kept,
+        })
     }
 
     /// The method, where it is known without a look at the head.
@@ -234,7 +243,7 @@ impl Exchange {
         let (stream, inlet) = Http2Stream::new(request.into_body(), answered);
         self.inlets.borrow_mut().push(inlet);
         drop((self.inlets, self.respond));
-        let tracked = link.worker.sessions.track(stream.into(), link.peer, &link.worker);
+        let tracked = link.worker.sessions.track(stream.into(), link.peer, link.listener, &link.worker);
         if let Some(kept) = kept.take() {
             drop(tracked.0.kept.set(kept));
         }
@@ -258,8 +267,8 @@ async fn decide(link: &Link, request: &Request<'_>, protocol: &str) -> Result<Ac
     if !worker.registry.speaks(protocol) {
         return Err(Reason::UnknownProtocol.into());
     }
-    for handler in worker.registry.find(request.path()).offered([protocol].into_iter()) {
-        if handler.is_http() || !handler.considers(request) {
+    for handler in worker.registry.find(request.path(), false).offered([protocol].into_iter()) {
+        if !handler.considers(request) {
             continue;
         }
         handler.authorize(request).await?;

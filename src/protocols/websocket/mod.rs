@@ -359,7 +359,9 @@ mod tests {
             head,
             body: b"",
             peer: None,
+            listener: None,
             draining: false,
+            stream: &crate::duplex::pair().0.into(),
             raw: raw.as_bytes(),
             kept: &Default::default(),
         })
