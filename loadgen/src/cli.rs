@@ -13,13 +13,17 @@ use clap::{Args, Parser, Subcommand, error::ErrorKind};
 use switchpoint::{Driver, http::list, ws::opening::Opening};
 
 use crate::{
+    ab::{Ab, Side},
     content::Sizes,
     file::File,
     flights::Verify,
     oracle::Script,
     pace::Pace,
-    plan::{Format, Http2, Kind, Output, Part, Phase, Plan, Slow, WebSocket, What},
+    plan::{Format, Http2, Kind, Output, Part, Phase, Plan, Slow, Tls, WebSocket, What},
+    progress::Show,
     schedule::{Arrival, Shape},
+    search::Search,
+    selftest::SelfTest,
     target::Target,
     threshold::Threshold,
     units::{count, count32, rate, some_time, time},
@@ -118,6 +122,76 @@ enum Sub {
         #[arg(short, long, value_name = "TIME", default_value = "10s", value_parser = some_time)]
         duration: Duration,
     },
+    /// The highest rate at which a server keeps its promises.
+    Search {
+        #[command(flatten)]
+        common: CommonArgs,
+        #[command(flatten)]
+        load: LoadArgs,
+        #[command(flatten)]
+        websocket: WsArgs,
+        #[command(flatten)]
+        http2: Http2Args,
+        /// What is spoken.
+        #[arg(long, value_enum, default_value_t = Over::Ws)]
+        scenario: Over,
+        /// What has to hold, such as 'p99<10ms' or 'errors==0'; may be repeated.
+        #[arg(long, value_name = "CONDITION", required = true)]
+        slo: Vec<Threshold>,
+        /// The lowest rate.
+        #[arg(long, value_name = "N", default_value = "100", value_parser = rate)]
+        min: f64,
+        /// The highest rate.
+        #[arg(long, value_name = "N", default_value = "1M", value_parser = rate)]
+        max: f64,
+        /// How far apart the highest good and the lowest bad rate may be in the end, in percent.
+        #[arg(long, value_name = "PERCENT", default_value_t = 2.0)]
+        precision: f64,
+        /// How often what was found has to hold again; more than half of them have to.
+        #[arg(long, value_name = "N", default_value_t = 3)]
+        confirm: u32,
+        /// Lets points count whose verdict is DEGRADED.
+        #[arg(long)]
+        allow_degraded: bool,
+    },
+    /// Two servers in alternation: which one is faster, and whether that is more than noise.
+    #[command(mut_arg("url", |url| url.required(false).default_value("ws://127.0.0.1/echo").help(
+        "Its path is that of servers which are started"
+    )))]
+    Ab {
+        #[command(flatten)]
+        common: CommonArgs,
+        #[command(flatten)]
+        load: LoadArgs,
+        #[command(flatten)]
+        websocket: WsArgs,
+        #[command(flatten)]
+        http2: Http2Args,
+        /// What is spoken.
+        #[arg(long, value_enum, default_value_t = Over::Ws)]
+        scenario: Over,
+        /// A URL, or a command that is started for each run, with {port} for its port.
+        #[arg(long, value_name = "SIDE")]
+        a: Side,
+        /// The other one.
+        #[arg(long, value_name = "SIDE")]
+        b: Side,
+        /// How often each of them runs.
+        #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(2..=1000))]
+        pairs: u32,
+        /// A change below this part of the value is none, in percent.
+        #[arg(long, value_name = "PERCENT", default_value_t = 2.0)]
+        practical: f64,
+    },
+    /// One of several generators, which a run with --agents lets work.
+    Agent {
+        /// Where to listen.
+        #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
+        listen: std::net::SocketAddr,
+        /// A file with the token that whoever lets it work has to know; or the variable LOADGEN_TOKEN.
+        #[arg(long, value_name = "FILE")]
+        token_file: Option<PathBuf>,
+    },
     /// What a scenario file says: flags, and phases with figures of their own.
     Run {
         /// TOML; docs/loadgen.md has an example.
@@ -143,6 +217,18 @@ enum Sub {
         #[arg(short, long, value_name = "FILE")]
         output: PathBuf,
     },
+    /// Tests this tool against its oracle, and says what it adds to a latency and how high a rate it can vouch for.
+    Selftest {
+        /// Cases by the beginning of their names, such as `t8`; all, and the figures of this machine, otherwise.
+        #[arg(value_name = "CASE")]
+        only: Vec<String>,
+        /// Only what takes a moment.
+        #[arg(long)]
+        quick: bool,
+        /// Names the cases, and tests nothing.
+        #[arg(long)]
+        list: bool,
+    },
     /// A server that misbehaves as it is told, and keeps a ledger: to test load generators with.
     Oracle {
         /// Where to listen.
@@ -157,7 +243,7 @@ enum Sub {
 /// What all commands need that load a server.
 #[derive(Args, Debug)]
 struct CommonArgs {
-    /// Where to, such as `ws://127.0.0.1:8080/echo`; `http://` means the same.
+    /// Where to, such as `ws://127.0.0.1:8080/echo`; `http://` means the same, `wss://` and `https://` are TLS.
     url: Target,
     /// How many connections.
     #[arg(short, long, value_name = "N", default_value = "50", value_parser = count32)]
@@ -195,6 +281,15 @@ struct CommonArgs {
     /// `USER:PASSWORD` for Basic, or `bearer:FILE` with a token in the file.
     #[arg(short = 'A', long, value_name = "WHO")]
     auth: Option<String>,
+    /// With TLS: the certificates of the authorities to trust, and no others; a file in PEM.
+    #[arg(long, alias = "tls-ca", value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// With TLS: trusts whoever answers.
+    #[arg(long, short = 'k', conflicts_with = "ca")]
+    insecure: bool,
+    /// With TLS: the name to ask for, if it is not the URL's host.
+    #[arg(long, value_name = "NAME")]
+    sni: Option<String>,
     /// Where connections come from: an address, or a range such as `127.0.0.0/24`. Beyond 28 000 connections to one
     /// server, one address has no ports left.
     #[arg(long, value_name = "CIDR", value_parser = sources)]
@@ -235,9 +330,19 @@ struct CommonArgs {
     /// Writes a page with curves and a heat map.
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
-    /// Shows no progress, even on a terminal.
-    #[arg(long)]
+    /// How it goes meanwhile: on a `screen`, in a `line`, or `off`. `auto` takes what standard error is good for, and
+    /// shows nothing where that is no terminal.
+    #[arg(long, value_name = "WHERE", default_value = "auto", value_parser = str::parse::<Show>)]
+    progress: Show,
+    /// The same as `--progress off`.
+    #[arg(long, alias = "no-tui")]
     no_progress: bool,
+    /// Lets these agents do it, such as `10.0.0.1:7000,10.0.0.2:7000`, each its part, and adds up.
+    #[arg(long, value_name = "ADDRESSES", value_delimiter = ',')]
+    agents: Vec<String>,
+    /// A file with the agents' token; or the variable LOADGEN_TOKEN.
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
     /// A name for the results, such as `commit=abc`; may be repeated.
     #[arg(long, value_name = "NAME=VALUE", value_parser = label)]
     label: Vec<(String, String)>,
@@ -376,7 +481,8 @@ fn to_http2(common: CommonArgs, mut load: LoadArgs, ws: WsArgs, http2: Http2Args
         }
     };
     let how = Http2 {
-        has_prior_knowledge: http2.prior_knowledge,
+        // With TLS, ALPN is what settles it.
+        has_prior_knowledge: http2.prior_knowledge || common.url.url.is_secure(),
         posts: http2.post,
         websocket,
         streams: streams as usize,
@@ -469,9 +575,14 @@ type Sources = Vec<IpAddr>;
 #[derive(Debug)]
 pub(crate) enum Command {
     Run(Box<Plan>),
+    Coordinate { plan: Box<Plan>, agents: Vec<String>, token: Option<PathBuf> },
+    Agent { listen: std::net::SocketAddr, token: Option<PathBuf> },
+    Search(Box<Search>),
+    Ab(Box<Ab>),
     Compare { results: Vec<PathBuf>, practical: f64 },
     Merge { logs: Vec<PathBuf>, output: PathBuf },
     Oracle { listen: std::net::SocketAddr, script: Box<Script> },
+    SelfTest(SelfTest),
 }
 
 /// What the command line asks for; if that makes no sense, it has been said, and this is the exit code.
@@ -482,8 +593,33 @@ pub(crate) fn command() -> Result<Command, u8> {
     })
 }
 
+/// The plan of a command line that came from elsewhere.
+pub(crate) fn plan_of(arguments: &[String]) -> Result<Plan, String> {
+    let arguments = std::iter::once("loadgen").chain(arguments.iter().map(String::as_str));
+    match Cli::try_parse_from(arguments).and_then(to_command) {
+        Ok(Command::Run(plan) | Command::Coordinate { plan, .. }) => Ok(*plan),
+        Ok(_) => Err("this is no run".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 fn to_command(cli: Cli) -> Result<Command, clap::Error> {
     let invalid = |message: String| clap::Error::raw(ErrorKind::ValueValidation, message + "\n");
+    let (agents, token) = match &cli.command {
+        Sub::Ws { common, .. } | Sub::Echo { common, .. } | Sub::H2c { common, .. } => {
+            (common.agents.clone(), common.token_file.clone())
+        }
+        Sub::Storm { common, .. }
+        | Sub::Connect { common, .. }
+        | Sub::Fanout { common, .. }
+        | Sub::Search { common, .. }
+        | Sub::Ab { common, .. }
+            if !common.agents.is_empty() =>
+        {
+            return Err(invalid("agents are for ws, echo and h2c".to_owned()));
+        }
+        _ => (Vec::new(), None),
+    };
     let plan = match cli.command {
         Sub::Ws { common, load, websocket } => to_load(common, load, websocket.what()).map_err(invalid)?,
         Sub::Echo { common, load } => {
@@ -537,13 +673,80 @@ fn to_command(cli: Cli) -> Result<Command, clap::Error> {
             let phase = Phase { time: Some(duration), profile: Some(profile), ..closed("run") };
             to_plan(common, Kind::Fanout { senders }, websocket.what(), vec![phase]).map_err(invalid)?
         }
+        Sub::Search {
+            common,
+            mut load,
+            websocket,
+            http2,
+            scenario,
+            slo,
+            min,
+            max,
+            precision,
+            confirm,
+            allow_degraded,
+        } => {
+            if load.rate.is_some() || load.profile.is_some() || load.requests.is_some() {
+                return Err(invalid(
+                    "the search chooses the rate: leave out -r, --profile and -n".to_owned(),
+                ));
+            }
+            if !(min > 0.0 && min <= max && precision > 0.0) {
+                return Err(invalid("0 < --min <= --max, and 0 < --precision".to_owned()));
+            }
+            load.rate = Some(min);
+            let time = load.duration.unwrap_or(POINT);
+            let warmup = load.warmup.unwrap_or(WARMUP);
+            let plan = to_scenario(scenario, common, load, websocket, http2).map_err(invalid)?;
+            return Ok(Command::Search(Box::new(Search {
+                plan,
+                slos: slo,
+                min,
+                max,
+                time,
+                warmup,
+                precision: precision / 100.0,
+                confirm,
+                takes_degraded: allow_degraded,
+            })));
+        }
+        Sub::Ab { common, load, websocket, http2, scenario, a, b, pairs, practical } => {
+            let plan = to_scenario(scenario, common, load, websocket, http2).map_err(invalid)?;
+            return Ok(Command::Ab(Box::new(Ab { plan, sides: [a, b], pairs, practical })));
+        }
+        Sub::Selftest { only, quick, list } => {
+            return Ok(Command::SelfTest(SelfTest { only, is_quick: quick, lists: list }));
+        }
+        Sub::Agent { listen, token_file } => return Ok(Command::Agent { listen, token: token_file }),
         Sub::Run { file, flags } => return from_file(&file, &flags),
         Sub::Compare { results, practical } => return Ok(Command::Compare { results, practical }),
         Sub::Merge { logs, output } => return Ok(Command::Merge { logs, output }),
         Sub::Oracle { listen, mode } => return Ok(Command::Oracle { listen, script: Box::new(mode) }),
     };
-    Ok(Command::Run(Box::new(plan)))
+    if agents.is_empty() {
+        Ok(Command::Run(Box::new(plan)))
+    } else {
+        Ok(Command::Coordinate { plan: Box::new(plan), agents, token })
+    }
 }
+
+/// A plan for messages over one of several protocols.
+fn to_scenario(
+    scenario: Over,
+    common: CommonArgs,
+    load: LoadArgs,
+    websocket: WsArgs,
+    http2: Http2Args,
+) -> Result<Plan, String> {
+    match scenario {
+        Over::Ws => to_load(common, load, websocket.what()),
+        Over::H2c => to_http2(common, load, websocket, http2),
+        Over::Echo => to_load(common, load, What::Echo),
+    }
+}
+
+/// How long each point of a search is measured.
+const POINT: Duration = Duration::from_secs(5);
 
 /// What a scenario file asks for.
 fn from_file(path: &Path, flags: &[String]) -> Result<Command, clap::Error> {
@@ -552,7 +755,7 @@ fn from_file(path: &Path, flags: &[String]) -> Result<Command, clap::Error> {
     let arguments = std::iter::once("loadgen".to_owned()).chain(file.arguments.iter().cloned());
     match Cli::try_parse_from(arguments).and_then(to_command) {
         Ok(Command::Run(plan)) => Ok(Command::Run(Box::new(file.complete(*plan)))),
-        Ok(_) => Err(invalid("a file describes a run".to_owned())),
+        Ok(_) => Err(invalid("a file describes a run of this process, without agents".to_owned())),
         Err(error) if !error.use_stderr() => Err(error),
         Err(error) => Err(invalid(file.explain(&error))),
     }
@@ -675,6 +878,7 @@ fn to_plan(common: CommonArgs, kind: Kind, what: What, phases: Vec<Phase>) -> Re
         grace: common.grace,
         verify: common.verify,
         pace: common.pace,
+        tls: Tls { is_insecure: common.insecure, authority: common.ca, name: common.sni },
         headers,
         driver: common.driver,
         sources: common.source.unwrap_or_default(),
@@ -691,7 +895,7 @@ fn to_plan(common: CommonArgs, kind: Kind, what: What, phases: Vec<Phase>) -> Re
             hlog: common.hlog,
             hgrm: common.hgrm,
             html: common.html,
-            progress: common.no_progress.then_some(false),
+            progress: if common.no_progress { Show::Off } else { common.progress },
         },
         labels: common.label,
     })

@@ -25,7 +25,7 @@ use crate::{
     plan::COHORTS,
     record::Record,
     scenario::{self, Scenario, Sink},
-    socket::Socket,
+    socket::{Socket, Tcp},
     units::Nanos,
     worker::{Draw, Worker},
 };
@@ -62,12 +62,27 @@ pub(crate) async fn open<S: Scenario>(
     };
     let source = source(&plan.sources, number);
     let slow = plan.is_slow(number).then_some(SLOW_BUFFER);
-    let socket = Socket::connect(worker.address, source, slow).await.map_err(Fault::Connect)?;
-    let connected = worker.now();
+    let tcp = Tcp::connect(worker.address, source, slow).await.map_err(Fault::Connect)?;
+    let mut connected = worker.now();
     if let Some(intended) = intended {
         worker.record.borrow_mut().opening.lag.saturating_record(begun.saturating_sub(intended));
     }
     worker.record.borrow_mut().opening.tcp.saturating_record(connected - begun);
+    let socket = match &worker.shared.connector {
+        None => Socket::Tcp(tcp),
+        Some(connector) => {
+            let stream = tcp.into_stream().map_err(Fault::Connect)?;
+            let host = plan.target.url.host();
+            let tls = connector.connect(stream, host, plan.connect_timeout).await?;
+            let agreed = tls.tls().and_then(|tls| tls.alpn);
+            if plan.alpn() == "h2" && agreed.as_deref() != Some("h2") {
+                return Err(Fault::NoAlpn);
+            }
+            let since = std::mem::replace(&mut connected, worker.now());
+            worker.record.borrow_mut().opening.tls.saturating_record(connected - since);
+            Socket::Tls(tls)
+        }
+    };
 
     let mut buffer = Vec::with_capacity(HEAD_BUFFER);
     let switched = match &opening {

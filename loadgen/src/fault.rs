@@ -2,10 +2,13 @@
 
 use std::{borrow::Cow, io};
 
-use switchpoint::ws::{
-    self,
-    extension::Misfit,
-    opening::{OpeningFault, Refusal},
+use switchpoint::{
+    tls,
+    ws::{
+        self,
+        extension::Misfit,
+        opening::{OpeningFault, Refusal},
+    },
 };
 
 /// What ends a connection before its time. The text says whose fault it is and what can be done about it.
@@ -20,6 +23,12 @@ pub(crate) enum Fault {
     /// Others timed out, or the user wants an end, so it was not tried, or not to its end.
     #[error("given up, because other connections timed out or the run was interrupted")]
     NotTried,
+    /// TLS has not come about.
+    #[error("{0}{hint}", hint = tls_hint(.0))]
+    Tls(#[from] tls::Fault),
+    /// It has, but not for HTTP/2.
+    #[error("the server has not agreed to HTTP/2 by ALPN")]
+    NoAlpn,
     /// The server said no.
     #[error("the server refused the switch: {0}{hint}", hint = refusal_hint(.0))]
     Refused(Refusal),
@@ -75,6 +84,8 @@ impl Fault {
             },
             Self::TimedOut(_) => "handshake-timeout",
             Self::NotTried => "not-tried",
+            Self::Tls(fault) => return format!("tls-{}", fault.code()).into(),
+            Self::NoAlpn => "no-alpn-h2",
             Self::Refused(refusal) => return format!("refused-{}", refusal.status()).into(),
             Self::Handshake(fault) => match fault {
                 OpeningFault::NoHttp => "handshake-no-http",
@@ -114,6 +125,15 @@ fn connect_hint(error: &io::Error) -> &'static str {
         io::ErrorKind::AddrNotAvailable => {
             "; this machine has no more free ports for that address: use fewer connections, or --source with several addresses"
         }
+        _ => "",
+    }
+}
+
+fn tls_hint(fault: &tls::Fault) -> &'static str {
+    match fault.code() {
+        "certificate-untrusted" => "; name its authority with --ca FILE, or trust anybody with --insecure",
+        "certificate-invalid" => "; is it for this host? --sni NAME asks for another",
+        "not-tls" | "left" => "; does this port speak TLS? ws:// and http:// do without",
         _ => "",
     }
 }

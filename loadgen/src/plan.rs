@@ -2,12 +2,16 @@
 
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
-use switchpoint::Driver;
+use switchpoint::{
+    Driver,
+    tls::{ClientSettings, Connector, LoadError, Pem, Trust},
+};
 
 use crate::{
     content::Sizes,
     flights::Verify,
     pace::Pace,
+    progress::Show,
     schedule::{Arrival, Profile},
     target::Target,
     threshold::Threshold,
@@ -52,6 +56,8 @@ pub(crate) struct Plan {
     pub(crate) verify: Verify,
     /// How the time until the next message is spent.
     pub(crate) pace: Pace,
+    /// How TLS is spoken, where the target wants it.
+    pub(crate) tls: Tls,
     /// More fields for the handshake.
     pub(crate) headers: Vec<(String, String)>,
     /// What waits for the kernel.
@@ -161,6 +167,17 @@ pub(crate) struct Slow {
     pub(crate) bytes_a_second: usize,
 }
 
+/// How TLS is spoken.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tls {
+    /// Whoever answers is believed.
+    pub(crate) is_insecure: bool,
+    /// Who says whom to believe; otherwise the authorities of the web.
+    pub(crate) authority: Option<PathBuf>,
+    /// The name to ask for, if it is not the target's.
+    pub(crate) name: Option<String>,
+}
+
 /// Who reads the result.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Output {
@@ -172,8 +189,8 @@ pub(crate) struct Output {
     pub(crate) hlog: Option<PathBuf>,
     pub(crate) hgrm: Option<PathBuf>,
     pub(crate) html: Option<PathBuf>,
-    /// Whether a screen, or a line, shows how it goes. `None`: if standard error is a terminal.
-    pub(crate) progress: Option<bool>,
+    /// Where it is shown how it goes.
+    pub(crate) progress: Show,
 }
 
 /// What goes to the standard output.
@@ -203,6 +220,32 @@ impl Plan {
             What::Http2(how) => how.websocket.as_ref(),
             What::Echo => None,
         }
+    }
+
+    /// What is offered by ALPN.
+    pub(crate) fn alpn(&self) -> &'static str {
+        if matches!(self.what, What::Http2(_)) { "h2" } else { "http/1.1" }
+    }
+
+    /// What makes connections secure, if the target wants that.
+    pub(crate) fn connector(&self) -> Result<Option<Connector>, LoadError> {
+        if !self.target.url.is_secure() {
+            return Ok(None);
+        }
+        let trust = match &self.tls {
+            Tls { is_insecure: true, .. } => Trust::Anyone,
+            Tls { authority: Some(file), .. } => Trust::Authorities(Pem::File(file.clone())),
+            _ => Trust::WebPki,
+        };
+        let settings = ClientSettings {
+            trust,
+            alpn: vec![self.alpn().to_owned()],
+            server_name: self.tls.name.clone(),
+            // Each handshake is a whole one: a server has to bear those of clients that come for the first time.
+            resumption: false,
+            ..ClientSettings::default()
+        };
+        Connector::new(&settings).map(Some)
     }
 
     /// Whether messages have intended times.
@@ -286,6 +329,7 @@ pub(crate) mod tests {
             grace: None,
             verify: Verify::Full,
             pace: Pace::Auto,
+            tls: Tls::default(),
             headers: Vec::new(),
             driver: Driver::Auto,
             sources: Vec::new(),

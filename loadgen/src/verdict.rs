@@ -75,7 +75,7 @@ pub(crate) fn warmup(plan: &Plan, finished: &Finished) -> Ledger {
 }
 
 fn is_measured(plan: &Plan, slot: usize) -> bool {
-    plan.phases[slot / crate::plan::COHORTS].is_measured
+    plan.phases[slot / COHORTS].is_measured
 }
 
 impl Verdict {

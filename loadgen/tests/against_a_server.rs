@@ -9,7 +9,10 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use switchpoint::{Config, Registry, Server, Upgraded, protocols};
+use switchpoint::{
+    Config, Listener, Registry, Server, Upgraded, protocols,
+    tls::{self, Acceptor, Identity},
+};
 
 fn serve(registry: impl Fn(usize) -> Registry + Send + Sync + 'static) -> (Server, SocketAddr) {
     let listen = vec!["127.0.0.1:0".parse().unwrap()];
@@ -149,6 +152,90 @@ fn a_storm_over_http2_times_its_steps() {
     assert_eq!(code, 0, "{value:#}");
     for step in ["tcp-connect", "upgrade", "settle", "ready", "first-message", "close"] {
         assert_eq!(value["opening_ns"][step]["count"], 20, "{step}: {value:#}");
+    }
+}
+
+/// A server with TLS, and the file that a client has to trust.
+fn secure(name: &str) -> (Server, SocketAddr, std::path::PathBuf) {
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned(), "localhost".to_owned()]).unwrap();
+    let folder = std::env::temp_dir().join(format!("loadgen-tls-{name}-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let (chain, key) = (folder.join("chain.pem"), folder.join("key.pem"));
+    std::fs::write(&chain, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let acceptor = Acceptor::new(tls::Settings::from(Identity::files(&chain, &key))).unwrap();
+    let listener =
+        Listener { tls: Some(acceptor), ..Listener::from("127.0.0.1:0".parse::<SocketAddr>().unwrap()) };
+    let config = Config { listen: vec![listener], threads: 1, ..Config::default() };
+    let server = Server::start(config, |_| protocols::demonstration(Default::default())).unwrap();
+    let address = server.addresses()[0];
+    (server, address, chain)
+}
+
+#[test]
+fn all_of_it_goes_over_tls_and_its_handshake_is_timed_apart() {
+    let (_server, address, chain) = secure("all");
+    let ca = chain.display();
+    for (line, opened) in [
+        (format!("ws wss://{address}/echo -c 4 -d 300ms --warmup 50ms --insecure"), 4),
+        (format!("ws wss://{address}/echo -c 4 -d 300ms --warmup 50ms --ca {ca}"), 4),
+        (format!("ws wss://{address}/echo -c 2 -s 1MiB -p 4 -d 300ms -k"), 2),
+        (format!("ws https://{address}/echo -c 4 -r 500 -d 300ms --driver epoll -k"), 4),
+        (format!("echo https://{address}/echo -c 4 -d 300ms -p 4 -k"), 4),
+        (format!("h2c https://{address}/healthz -c 2 --streams 10 -d 300ms -k"), 2),
+        (format!("h2c https://{address}/echo --websocket -c 2 --streams 3 -d 300ms -k"), 2),
+        (format!("storm wss://{address}/echo -c 20 -k"), 20),
+        (format!("storm wss://{address}/echo -c 10 --sni localhost --ca {ca}"), 10),
+    ] {
+        let (code, value) = json(&line);
+        assert!(code == 0 || code == 4, "{line}: {value:#}");
+        assert_eq!(kinds(&value), [], "{line}");
+        assert!(value["messages"]["answered"].as_u64() > Some(0), "{line}");
+        assert_eq!(value["opening_ns"]["tls"]["count"], opened, "{line}: {value:#}");
+        assert!(value["opening_ns"]["tls"]["min"].as_u64() > Some(10_000), "{line}");
+    }
+}
+
+#[test]
+fn whom_nobody_vouches_for_is_not_believed() {
+    let (_server, address, chain) = secure("whom");
+    let (_plain, plain) = demonstration();
+    for (line, kind, hint) in [
+        (format!("wss://{address}/echo"), "tls-certificate-untrusted", "--insecure"),
+        (
+            format!("wss://{address}/echo --sni other.example --ca {}", chain.display()),
+            "tls-certificate-invalid",
+            "--sni",
+        ),
+        (format!("wss://{plain}/echo -k"), "tls-not-tls", "does this port speak TLS?"),
+    ] {
+        let (code, value) = json(&format!("ws {line} -c 2 -d 100ms"));
+        assert_eq!((code, kinds(&value)), (3, vec![(kind, 2)]), "{line}: {value:#}");
+        assert!(value["errors"][0]["example"].as_str().unwrap().contains(hint), "{line}: {value:#}");
+    }
+    let output = loadgen(&format!("ws wss://{address}/echo -c 2 --ca /nowhere"));
+    assert_eq!(output.status.code(), Some(64));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("/nowhere"));
+}
+
+#[test]
+fn compressed_messages_are_verified_as_any() {
+    let deflate = switchpoint::ws::Deflate::default();
+    let (_server, address) = serve(move |_| {
+        protocols::demonstration(protocols::websocket::Settings {
+            deflate: Some(deflate.clone()),
+            ..Default::default()
+        })
+    });
+    for how in ["-c 4 --text", "-c 2 -s 3000 -p 8", "-c 2 -s exp:500 --text -r 500 --fragment 100"] {
+        let (code, value) = json(&format!("ws ws://{address}/echo {how} --deflate -d 300ms --warmup 0s"));
+        assert!(code == 0 || code == 4, "{how}: {value:#}");
+        assert_eq!(
+            (kinds(&value), &value["messages"]["answered"]),
+            (vec![], &value["messages"]["planned"]),
+            "{how}"
+        );
+        assert!(value["messages"]["answered"].as_u64() > Some(20), "{how}: {value:#}");
     }
 }
 
@@ -361,7 +448,7 @@ fn interrupted(arguments: &[&str], after: Duration) -> Output {
 
 #[test]
 fn arguments_that_make_no_sense_are_usage() {
-    for line in ["ws wss://127.0.0.1/", "ws localhost:80", "echo ws://h/ -s 0", "ws ws://h/ -c none"] {
+    for line in ["ws ftp://127.0.0.1/", "ws localhost:80", "echo ws://h/ -s 0", "ws ws://h/ -c none"] {
         let output = loadgen(line);
         assert_eq!(output.status.code(), Some(64), "{line}");
         assert!(!output.stderr.is_empty() && output.stdout.is_empty());

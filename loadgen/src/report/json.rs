@@ -2,14 +2,12 @@
 
 use std::{fs, path::Path, time::SystemTime};
 
-use base64::{Engine, engine::general_purpose::STANDARD};
-use hdrhistogram::serialization::{Deserializer, Serializer, V2DeflateSerializer};
 use serde_json::{Value, json};
 
 use super::{Report, kind, schedule};
 use crate::{
     plan::{COHORTS, Kind, What},
-    record::{Ledger, Times, percentile},
+    record::{Ledger, Times, percentile, text},
     stats,
     threshold::Outcome,
 };
@@ -35,6 +33,7 @@ impl Report {
             "plan": self.plan_json(),
             "driver": finished.driver.to_string(),
             "pace": finished.pace,
+            "agents": finished.agents,
             "generator_cpu": finished.cpu,
             "measured_s": finished.measured.as_secs_f64(),
             "messages": ledger_json(ledger),
@@ -64,6 +63,9 @@ impl Report {
             "handshake_ns": times_json(&record.opening.ready),
             "opening_ns": record.opening.all().into_iter().map(|(name, times)| (name.to_owned(), times_json(times))).collect::<serde_json::Map<_, _>>(),
         });
+        if cfg!(feature = "proof") {
+            object["allocations"] = record.allocations.into();
+        }
         object["phases"] = self.phases_json();
         object["fanout"] = self.fanout_json();
         object["seconds"] = self.seconds_json();
@@ -142,7 +144,8 @@ impl Report {
                 "sent": second.sent,
                 "answered": second.answered,
                 "errors": second.errors,
-                "latency": encoded(&second.latency),
+                "lag_max_ns": second.lag_max,
+                "latency": text::encoded(&second.latency),
             })
         });
         seconds.collect()
@@ -221,13 +224,6 @@ fn masked(arguments: impl Iterator<Item = String>) -> Vec<String> {
     arguments.map(mask).collect()
 }
 
-/// A histogram as text, in the form that other HdrHistogram tools read.
-pub(super) fn encoded(times: &Times) -> String {
-    let mut bytes = Vec::new();
-    V2DeflateSerializer::new().serialize(times, &mut bytes).expect("memory takes what is written");
-    STANDARD.encode(bytes)
-}
-
 /// A result that was written before.
 pub(crate) struct Read {
     pub(crate) value: Value,
@@ -243,9 +239,8 @@ pub(crate) fn read(path: &Path) -> Result<Read, String> {
     let all = value["seconds"].as_array().ok_or_else(|| named(&"this is no result of loadgen"))?;
     let mut seconds = Vec::new();
     for second in all.iter().filter(|second| second["measured"] == true) {
-        let bytes =
-            STANDARD.decode(second["latency"].as_str().unwrap_or_default()).map_err(|error| named(&error))?;
-        seconds.push(Deserializer::new().deserialize(&mut bytes.as_slice()).map_err(|error| named(&error))?);
+        let text = second["latency"].as_str().unwrap_or_default();
+        seconds.push(text::decoded(text).map_err(|error| named(&error))?);
     }
     Ok(Read { value, seconds })
 }
@@ -269,8 +264,6 @@ mod tests {
     fn a_histogram_survives_its_text() {
         let mut times = crate::record::times();
         (1..1000).for_each(|value| times.record(value * value).unwrap());
-        let bytes = STANDARD.decode(encoded(&times)).unwrap();
-        let back: Times = Deserializer::new().deserialize(&mut bytes.as_slice()).unwrap();
-        assert_eq!(back, times);
+        assert_eq!(text::decoded(&text::encoded(&times)), Ok(times));
     }
 }

@@ -17,7 +17,7 @@ use crate::{
     verdict::{self, Verdict},
 };
 
-pub(crate) use json::{Read, read};
+pub(crate) use json::read;
 
 /// A run and its plan.
 pub(crate) struct Report {
@@ -39,6 +39,12 @@ impl Report {
 
     pub(crate) fn verdict(&self) -> &Verdict {
         &self.verdict
+    }
+
+    /// The latencies of each second that was measured.
+    pub(crate) fn measured_seconds(&self) -> Vec<Times> {
+        let seconds = self.finished.seconds.iter().filter(|second| second.is_measured);
+        seconds.map(|second| second.latency.clone()).collect()
     }
 
     /// What goes to the standard output.
@@ -140,7 +146,11 @@ fn kind(plan: &Plan) -> String {
     };
     let how = match &plan.what {
         What::Http2(how) => {
-            let by = if how.has_prior_knowledge { "prior knowledge" } else { "upgrade" };
+            let by = match (plan.target.url.is_secure(), how.has_prior_knowledge) {
+                (true, _) => "ALPN",
+                (_, true) => "prior knowledge",
+                _ => "upgrade",
+            };
             let streams = plural(how.streams as u64, "stream");
             let asks = !how.posts && how.websocket.is_none();
             let size = if asks { String::new() } else { format!(" of {}", plan.sizes) };
@@ -229,6 +239,7 @@ pub(crate) mod tests {
             cpu: 0.5,
             server: None,
             kernel: Counters::default(),
+            agents: None,
             fanout: None,
             is_interrupted: false,
         }
@@ -245,6 +256,7 @@ pub(crate) mod tests {
             sent: count,
             answered: count,
             errors: 0,
+            lag_max: 0,
             is_measured: true,
         }
     }

@@ -63,6 +63,9 @@ impl Report {
             "generator",
             &format!("{lag}cpu {:.0} %, {} on {}", finished.cpu * 100.0, finished.pace, finished.driver),
         );
+        if let Some(agents) = &finished.agents {
+            line("agents", agents);
+        }
         if let Some(server) = &finished.server
             && let Some(cpu) = server.cpu_per_message()
         {

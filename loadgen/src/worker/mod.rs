@@ -31,7 +31,7 @@ use std::{
 };
 
 use monoio::FusionRuntime;
-use switchpoint::{Driver, ws::Contexts};
+use switchpoint::{Driver, tls::Connector, ws::Contexts};
 
 use crate::{
     connection::Connection,
@@ -61,6 +61,8 @@ pub(crate) struct Shared {
     pub(crate) start: OnceLock<Nanos>,
     /// Somebody else sets it.
     pub(crate) is_start_given: bool,
+    /// What makes connections secure, if that is wanted.
+    pub(crate) connector: Option<Connector>,
     /// Replies so far, by thread.
     pub(crate) replies: Vec<AtomicU64>,
 }

@@ -7,6 +7,7 @@ use crate::{
     connection::{Connection, Opened},
     pace::{self, Pacer},
     plan::COHORTS,
+    proof,
     scenario::Scenario,
     schedule::Arrivals,
     units::{Nanos, nanos},
@@ -25,11 +26,15 @@ impl<S: Scenario> Worker<S> {
             if phase.is_storm && !self.is_over() {
                 self.storm(pacer, window.from);
             }
+            let allocated = proof::allocations();
             if phase.profile.is_some() {
                 self.pace(index, window, pacer).await?;
             } else {
                 self.kick_all();
                 self.wait_for(window.until).await;
+            }
+            if phase.is_measured {
+                self.record.borrow_mut().allocations += proof::allocations() - allocated;
             }
             if self.is_over() {
                 break;

@@ -185,7 +185,7 @@ impl Scenario for Requests {
 pub(super) fn uri(plan: &Plan) -> Result<Uri, Fault> {
     let url = &plan.target.url;
     Uri::builder()
-        .scheme("http")
+        .scheme(if url.is_secure() { "https" } else { "http" })
         .authority(url.authority())
         .path_and_query(url.target())
         .build()
