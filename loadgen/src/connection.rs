@@ -184,6 +184,8 @@ pub(crate) struct Connection<S> {
     waiting: RefCell<Option<Waker>>,
     /// When we said goodbye, or cut it for a reconnect.
     closing: Cell<Option<Nanos>>,
+    /// It is cut once nothing is under way.
+    is_leaving: Cell<bool>,
     /// Which of a phase's slots is ours.
     cohort: u16,
 }
@@ -218,6 +220,7 @@ impl<S: Scenario> Connection<S> {
             state: RefCell::new(state),
             waiting: RefCell::new(None),
             closing: Cell::new(None),
+            is_leaving: Cell::new(false),
             cohort: u16::from(is_slow),
         };
         (Rc::new(connection), buffer)
@@ -228,10 +231,17 @@ impl<S: Scenario> Connection<S> {
         self.socket.abort();
     }
 
-    /// The same, by our own will.
+    /// The same, by our own will, as soon as what is under way was answered: that is not the server's to lose.
     pub(crate) fn leave(&self, now: Nanos) {
         self.closing.set(Some(now));
-        self.abort();
+        self.is_leaving.set(true);
+        self.abort_if_done(&self.state.borrow());
+    }
+
+    fn abort_if_done(&self, state: &State<S>) {
+        if self.is_leaving.get() && state.flights.waiting() == 0 && state.backlog.is_empty() {
+            self.abort();
+        }
     }
 
     /// Waits for replies until the server, the schedule or `worker` ends it.
@@ -255,6 +265,9 @@ impl<S: Scenario> Connection<S> {
         loop {
             let was_full = buffer.len() == buffer.capacity();
             self.turn(worker, &mut buffer)?;
+            if self.is_leaving.get() {
+                self.abort_if_done(&self.state.borrow());
+            }
             if was_full && (buffer.len() == buffer.capacity() || buffer.capacity() < BUFFER_MAX) {
                 // Whoever fills it gets one that takes more at once.
                 buffer.reserve_exact(2 * buffer.capacity() - buffer.len());
@@ -275,6 +288,9 @@ impl<S: Scenario> Connection<S> {
         held.append(&mut buffer);
         loop {
             self.turn(worker, &mut held)?;
+            if self.is_leaving.get() {
+                self.abort_if_done(&self.state.borrow());
+            }
             let (result, back) = self.read(worker, Vec::with_capacity(step)).await;
             let count = result.map_err(Fault::Lost)?;
             if count == 0 {
