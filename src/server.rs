@@ -11,12 +11,13 @@ use std::{
 
 #[cfg(feature = "tls")]
 use crate::tls::{
-    Acceptor, CertificateStatus,
+    Acceptor, CertificateStatus, LoadError,
     watch::{self, Watch},
 };
 use crate::{
     Address, Config, Driver, HandedOver, Listener, Registry, Stats, Token,
     bound::{Bound, Place},
+    limits::Admission,
     listener::{self, Listening},
     runtime::driver_of,
     worker::{Command, Control, Worker},
@@ -77,11 +78,16 @@ impl Handle {
         self.give(Command::Stop);
     }
 
-    /// Reads the files of all certificates anew; those that cannot be used are refused with a line in the log, and the
-    /// ones before stay. A file that changes is also seen by itself, within some seconds.
+    /// Reads the files of all certificates anew, and says in the log which they are. A file that changes is also seen by
+    /// itself, within some seconds.
+    ///
+    /// # Errors
+    /// The first that cannot be used. What was there before stays then, where that is; all others are taken.
     #[cfg(feature = "tls")]
-    pub fn reload_certificates(&self) {
-        self.acceptors.iter().for_each(watch::reload);
+    pub fn reload_certificates(&self) -> Result<(), LoadError> {
+        // All of them, and then the first error.
+        let results: Vec<_> = self.acceptors.iter().map(watch::reload).collect();
+        results.into_iter().collect()
     }
 
     /// The certificates that are shown now, of all listeners.
@@ -158,6 +164,7 @@ impl Server {
         });
         let cores = core_affinity::get_core_ids().filter(|cores| cores.len() >= count);
         let registry = Arc::new(registry);
+        let admission = Arc::new(Admission::new(&config));
         let mut server = Self {
             addresses: addresses.collect(),
             bound,
@@ -179,6 +186,7 @@ impl Server {
         for index in 0..count {
             let core = cores.as_ref().map(|cores| cores[index]);
             let (config, registry) = (config.clone(), Arc::clone(&registry));
+            let admission = Arc::clone(&admission);
             let control = Arc::new(Control::default());
             let (started, starting) = mpsc::sync_channel(1);
             let thread = thread::Builder::new().name(format!("switchpoint-{index}")).spawn({
@@ -189,7 +197,14 @@ impl Server {
                         core_affinity::set_for_current(core);
                     }
                     let mut started = Some(started);
-                    while !run_worker(&config, || registry(index), (index, &bound), &control, &mut started) {
+                    while !run_worker(
+                        &config,
+                        &admission,
+                        || registry(index),
+                        (index, &bound),
+                        &control,
+                        &mut started,
+                    ) {
                         tracing::error!(worker = index, "the worker lost its connections, and starts anew");
                     }
                 }
@@ -302,6 +317,7 @@ type Started = mpsc::SyncSender<io::Result<(Driver, Vec<Token>)>>;
 /// runtime with it; the listeners are still there for the next one.
 fn run_worker(
     config: &Config,
+    admission: &Arc<Admission>,
     registry: impl FnOnce() -> Registry,
     (number, bound): (usize, &[Arc<Bound>]),
     control: &Arc<Control>,
@@ -315,7 +331,7 @@ fn run_worker(
             return true;
         }
     };
-    let worker = Worker::new(config.clone(), registry());
+    let worker = Worker::of_server(config.clone(), registry(), Arc::clone(admission));
     let (driver, tokens) = (driver_of(&runtime), worker.registry.tokens());
     let ended = panic::catch_unwind(panic::AssertUnwindSafe(|| {
         runtime.block_on(async {

@@ -254,7 +254,6 @@ pin_project! {
     #[project = ReadingOf]
     enum Reading<'a, T, H, M, R> {
         Tcp { #[pin] read: T },
-        #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "TLS alone waits like this"))]
         Boxed { read: LocalBoxFuture<'a, BufResult<usize, Vec<u8>>> },
         H2 { #[pin] read: H },
         Memory { #[pin] read: M },

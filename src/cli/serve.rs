@@ -213,7 +213,7 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
 /// Reads anew what can be read anew.
 fn reload(server: &Server) {
     #[cfg(feature = "tls")]
-    server.handle().reload_certificates();
+    drop(server.handle().reload_certificates()); // the log says what could not be read
     #[cfg(not(feature = "tls"))]
     let _ = server;
 }

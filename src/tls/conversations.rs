@@ -491,17 +491,24 @@ fn a_client_may_or_has_to_show_a_certificate() {
                     identity: who.cloned(),
                     ..ClientSettings::default()
                 };
-                let (near, far) = duplex::pair();
-                scene.serve(far);
-                let stream =
-                    Connector::new(&settings).unwrap().connect(near.into(), "localhost", PATIENCE).await;
-                let peer = Peer(stream.unwrap());
+                let connector = Connector::new(&settings).unwrap();
+                let connect = async || {
+                    let (near, far) = duplex::pair();
+                    scene.serve(far);
+                    Peer(connector.connect(near.into(), "localhost", PATIENCE).await.unwrap())
+                };
+                let peer = connect().await;
                 let before = scene.failures();
                 peer.send(&request("who")).await;
                 match (expected, is_required) {
                     (Ok(name), _) => {
                         assert!(peer.head().await.starts_with("HTTP/1.1 101 "));
                         peer.expect(format!("https {name}\n").as_bytes()).await;
+                        // Also where the session goes on, and no certificate is shown.
+                        let again = connect().await;
+                        assert!(again.ask("who").await.starts_with("HTTP/1.1 101 "));
+                        assert!(again.0.tls().unwrap().is_resumed);
+                        again.expect(format!("https {name}\n").as_bytes()).await;
                     }
                     (Err("no-certificate"), false) => {
                         assert!(peer.head().await.starts_with("HTTP/1.1 101 "));
@@ -697,6 +704,87 @@ fn a_quiet_connection_is_woken_by_ciphertext() {
     }
 }
 
+/// A worker that speaks what `run` speaks, as `own`.
+fn scene_of(config: Config, run: impl AsyncFn(Upgraded) -> Result<(), Error> + 'static) -> Scene {
+    let scene = Scene::new();
+    let worker = Worker::new(config, Registry::new().on("own", run));
+    crate::spawn(worker.keep_time());
+    Scene { worker, ..scene }
+}
+
+#[test]
+fn what_a_handler_has_written_is_on_its_way_though_it_does_nothing_more() {
+    block_on(async {
+        let scene = scene_of(Config::default(), async |connection: Upgraded| {
+            // More than the transport takes at once; then neither a read nor a write.
+            connection.write_all(&vec![5; 150_000]).await?;
+            sleep(Duration::from_secs(60)).await;
+            Ok(())
+        });
+        let peer = scene.connect().await;
+        assert!(peer.ask("own").await.starts_with("HTTP/1.1 101 "));
+        sleep(Duration::from_millis(50)).await;
+        peer.expect(&vec![5; 150_000]).await;
+    });
+}
+
+#[test]
+fn a_peer_that_takes_nothing_has_the_write_time() {
+    let config = Config { write_time: Duration::from_millis(200), ..Config::default() };
+    block_on(async {
+        let scene =
+            scene_of(config, async |connection: Upgraded| connection.write_all(&vec![5; 1 << 20]).await);
+        let peer = scene.connect().await;
+        assert!(peer.ask("own").await.starts_with("HTTP/1.1 101 "));
+        sleep(Duration::from_millis(600)).await;
+        assert_eq!(scene.worker.stats().ends["timed-out"], 1);
+    });
+}
+
+#[test]
+fn both_directions_are_used_at_once_by_tasks_of_their_own() {
+    const SIZE: usize = 3 << 20;
+    for driver in [Driver::Auto, Driver::Epoll] {
+        let talk = async {
+            let scene = scene_of(Config::default(), async |connection: Upgraded| {
+                let (mut reader, writer) = connection.split();
+                let (done, is_done) = (Rc::new(std::cell::Cell::new(false)), duplex::pair());
+                let (tell, told) = is_done;
+                crate::spawn({
+                    let done = Rc::clone(&done);
+                    async move {
+                        done.set(writer.write_all(&vec![3; SIZE]).await.is_ok());
+                        tell.shutdown_write();
+                    }
+                });
+                let mut count = 0;
+                while count < SIZE && reader.fill().await? {
+                    count += reader.unread().len();
+                    reader.consume(reader.unread().len());
+                }
+                told.read(Vec::with_capacity(1)).await.0?;
+                assert!(done.get() && count == SIZE);
+                Ok(())
+            });
+            let listener = monoio::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let connecting = monoio::net::TcpStream::connect_addr(listener.local_addr().unwrap());
+            let (near, far) = (connecting.await.unwrap(), listener.accept().await.unwrap().0);
+            scene.serve(Stream::try_from(far).unwrap());
+            let peer = Rc::new(scene.connect_over(Stream::try_from(near).unwrap()).await.unwrap());
+            assert!(peer.ask("own").await.starts_with("HTTP/1.1 101 "));
+            crate::spawn({
+                let peer = Rc::clone(&peer);
+                async move { peer.send(&vec![4; SIZE]).await }
+            });
+            let got = peer.rest().await.unwrap();
+            assert!(got.len() == SIZE && got.iter().all(|byte| *byte == 3), "{}", got.len());
+            sleep(Duration::from_millis(20)).await;
+            assert_eq!(scene.worker.stats().closed_clean, 1, "{:?}", scene.worker.stats());
+        };
+        driver.build().unwrap().block_on(async { timeout(PATIENCE, talk).await.expect("in time") });
+    }
+}
+
 #[test]
 fn a_drain_says_goodbye_through_tls() {
     block_on(async {
@@ -763,10 +851,10 @@ fn a_server_takes_new_files_by_itself_and_drops_nobody() {
         assert_eq!(connect().await.0.peer_certificate().unwrap().names, ["new.example"]);
         // What cannot be used changes nothing, also when it is asked for.
         fs::write(&key, "no key").unwrap();
-        server.handle().reload_certificates();
+        assert!(matches!(server.handle().reload_certificates(), Err(LoadError::NoKey { .. })));
         assert_eq!(connect().await.0.peer_certificate().unwrap().names, ["new.example"]);
         write(&identity(&["newer.example"]));
-        server.handle().reload_certificates();
+        server.handle().reload_certificates().unwrap();
         assert_eq!(connect().await.0.peer_certificate().unwrap().names, ["newer.example"]);
         old.send(b"hello").await;
         old.expect(b"hello").await;
@@ -778,4 +866,33 @@ fn a_server_takes_new_files_by_itself_and_drops_nobody() {
     let stats = server.join();
     assert_eq!((stats.closed_clean, stats.lost, stats.cut), (1, 0, 0));
     fs::remove_dir_all(&dir).unwrap();
+}
+
+#[test]
+fn a_url_of_wss_is_all_that_a_client_needs() {
+    let identity = identity(&["localhost"]);
+    let trust = Trust::Authorities(identity.chain.clone());
+    let acceptor = Acceptor::new(identity.into()).unwrap();
+    let listener = Listener { tls: Some(acceptor), .."127.0.0.1:0".parse().unwrap() };
+    let config = Config { listen: vec![listener], threads: 1, ..Config::default() };
+    let server = Server::start(config, |_| protocols::demonstration(WebSocketSettings::default())).unwrap();
+    let url = format!("wss://localhost:{}/echo", server.addresses()[0].port());
+    block_on(async {
+        let worker = Worker::new(Config::default(), Registry::new());
+        crate::spawn(worker.keep_time());
+        let talk = async |mut socket: Socket| {
+            socket.send("hello").await?;
+            assert_eq!(socket.recv().await?.unwrap().text(), Some("hello"));
+            Ok(())
+        };
+        let connector = Connector::new(&ClientSettings { trust, ..ClientSettings::default() }).unwrap();
+        Client::new().tls(connector).connect(&worker, &url, talk).await.unwrap();
+        // Nobody on the web has issued that certificate.
+        let error = Client::new().connect(&worker, &url, talk).await.unwrap_err();
+        assert!(error.to_string().contains("UnknownIssuer"), "{error}");
+    });
+    server.drain();
+    let stats = server.join();
+    assert_eq!((stats.closed_clean, stats.tls_handshakes), (1, 1));
+    assert_eq!(stats.tls_failures["distrusted"], 1);
 }

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use super::Acceptor;
+use super::{Acceptor, LoadError};
 
 /// The thread that looks; it ends when this is dropped.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ impl Watch {
                     // Certificate and key are two files: at the second look the other one is there, too.
                     let has_changed = acceptor.has_changed();
                     if has_changed && *changed {
-                        reload(acceptor);
+                        drop(reload(acceptor)); // the log has it
                     }
                     *changed = has_changed && !*changed;
                 }
@@ -46,9 +46,10 @@ impl Watch {
     }
 }
 
-/// Reads an acceptor's files anew, and says what has become of it.
-pub(crate) fn reload(acceptor: &Acceptor) {
-    match acceptor.reload() {
+/// Reads an acceptor's files anew, and says in the log what has become of it.
+pub(crate) fn reload(acceptor: &Acceptor) -> Result<(), LoadError> {
+    let result = acceptor.reload();
+    match &result {
         Ok(()) => {
             for certificate in acceptor.certificates() {
                 tracing::info!(
@@ -65,6 +66,7 @@ pub(crate) fn reload(acceptor: &Acceptor) {
             tracing::error!(%error, "the new certificates cannot be used; the old ones stay");
         }
     }
+    result
 }
 
 fn warn_of_expiry(acceptor: &Acceptor) {

@@ -61,15 +61,15 @@ for (const [name, page, start, args] of [
     const tab = await (await browser.newContext()).newPage();
     await tab.goto(url, { timeout: 10_000 });
     const said = await tab.evaluate(talk);
-    const head = said.head.slice(said.head.indexOf(start));
+    const asked = JSON.parse(said.head).request.split('\r\n')[0];
     const wrong = [
       said.page === page || `the page came by ${said.page}`,
-      said.head.includes(start) || `the request was ${said.head.split('\r\n')[0]}`,
+      asked === start || `the request was ${asked}`,
       (said.code === 1000 && said.wasClean) || `it was closed with ${said.code}`,
       said.isSecureContext || 'the context is not secure',
     ].filter((fact) => fact !== true);
     if (wrong.length) throw new Error(wrong.join('; '));
-    console.log(`ok      wss over ${name}: ${head.split('\r\n')[0]}; extensions: ${said.extensions || 'none'}`);
+    console.log(`ok      wss over ${name}: ${asked}; extensions: ${said.extensions || 'none'}`);
   } catch (error) {
     failed++;
     console.log(`FAILED  wss over ${name}: ${String(error.message || error).split('\n').slice(0, 3).join(' | ')}`);
