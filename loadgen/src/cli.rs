@@ -307,7 +307,7 @@ struct CommonArgs {
     #[arg(long, value_name = "CONDITION")]
     threshold: Vec<Threshold>,
     /// How many errors and unanswered messages are forgiven.
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value = "0", value_parser = count_or_none)]
     max_errors: u64,
     /// What is printed.
     #[arg(short, long, value_enum, default_value_t)]
@@ -507,6 +507,10 @@ fn cores(text: &str) -> Result<(usize, usize), String> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let (first, last): (usize, usize) = (first.parse().map_err(|_| hint)?, last.parse().map_err(|_| hint)?);
     if first <= last { Ok((first, last - first + 1)) } else { Err(hint.into()) }
+}
+
+fn count_or_none(text: &str) -> Result<u64, String> {
+    if text == "0" { Ok(0) } else { count(text) }
 }
 
 fn label(text: &str) -> Result<(String, String), String> {

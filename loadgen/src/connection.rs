@@ -21,7 +21,7 @@ use switchpoint::ws::{
 use crate::{
     content::{Content, Random},
     fault::Fault,
-    flights::{Flights, Reply, Verify},
+    flights::{Flight, Flights, Reply, Verify},
     plan::COHORTS,
     record::Record,
     scenario::{self, Scenario, Sink},
@@ -320,10 +320,13 @@ impl<S: Scenario> Connection<S> {
             verify: worker.plan.verify,
             now,
             is_first,
+            alike: None,
             until: |slot: u16| worker.until(slot),
             is_open: |slot: u16| worker.is_open(slot),
         };
-        let consumed = scenario.receive(buffer, out, &mut replies)?;
+        let consumed = scenario.receive(buffer, out, &mut replies);
+        replies.count_alike();
+        let consumed = consumed?;
         if consumed == buffer.len() {
             buffer.clear();
         } else {
@@ -589,6 +592,9 @@ struct Replies<'a, U, O> {
     verify: Verify,
     now: Nanos,
     is_first: &'a mut bool,
+    /// One of the messages that were answered and not counted yet, and how many there are: they were sent together, so all
+    /// of them have taken the same time.
+    alike: Option<(Flight, u64)>,
     until: U,
     is_open: O,
 }
@@ -617,12 +623,31 @@ impl<U: Fn(u16) -> Nanos, O: Fn(u16) -> bool> Sink for Replies<'_, U, O> {
 }
 
 impl<U: Fn(u16) -> Nanos, O: Fn(u16) -> bool> Replies<'_, U, O> {
+    /// Counts what was answered last.
+    fn count_alike(&mut self) {
+        let alike = self.alike.take();
+        self.count_these(alike);
+    }
+
+    #[inline]
+    fn count_these(&mut self, alike: Option<(Flight, u64)>) {
+        if let Some((flight, count)) = alike {
+            let (until, is_open) = ((self.until)(flight.slot), (self.is_open)(flight.slot));
+            self.record.answered(&flight, count, self.now, until, is_open);
+        }
+    }
+
     #[inline]
     fn count(&mut self, reply: Reply) -> Result<(), Fault> {
         match reply {
             Reply::Answers(flight) => {
-                let is_open = (self.is_open)(flight.slot);
-                self.record.answered(&flight, self.now, (self.until)(flight.slot), is_open);
+                match &mut self.alike {
+                    Some((alike, count)) if *alike == flight => *count += 1,
+                    alike => {
+                        let before = alike.replace((flight, 1));
+                        self.count_these(before);
+                    }
+                }
                 if *self.is_first {
                     *self.is_first = false;
                     self.record.opening.first.saturating_record(self.now - flight.sent);

@@ -320,24 +320,24 @@ impl Record {
         self.interval.lag_max = self.interval.lag_max.max(lag);
     }
 
-    /// The right reply to a message has come `now`.
+    /// The right replies to `count` messages that were sent together have come `now`.
     #[inline]
-    pub(crate) fn answered(&mut self, flight: &Flight, now: Nanos, until: Nanos, is_open: bool) {
+    pub(crate) fn answered(&mut self, flight: &Flight, count: u64, now: Nanos, until: Nanos, is_open: bool) {
         let service = now.saturating_sub(flight.sent);
         let slot = &mut self.slots[usize::from(flight.slot)];
-        slot.ledger.answered += 1;
-        slot.ledger.in_time += u64::from(now <= until);
-        slot.service.saturating_record(service);
+        slot.ledger.answered += count;
+        slot.ledger.in_time += if now <= until { count } else { 0 };
+        slot.service.saturating_record_n(service, count);
         let latency = if is_open {
             let since = if is_broken(Break::FromSend) { flight.sent } else { flight.intended };
             let response = now.saturating_sub(since);
-            slot.response.saturating_record(response);
+            slot.response.saturating_record_n(response, count);
             response
         } else {
             service
         };
-        self.interval.latency.saturating_record(latency);
-        self.interval.answered += 1;
+        self.interval.latency.saturating_record_n(latency, count);
+        self.interval.answered += count;
         self.longest = self.longest.max(latency);
         self.last = now;
     }
@@ -470,12 +470,12 @@ mod tests {
         let mut record = Record::new(2);
         record.slots[0].ledger.planned = 1;
         record.slots[1].ledger.planned = 5;
-        record.answered(&flight(100, 150, 1), 350, 1000, true);
+        record.answered(&flight(100, 150, 1), 1, 350, 1000, true);
         record.wrong(&flight(100, 150, 1), 1100, Wrong::Length(3));
         record.unanswered(&flight(100, 120, 1), 5100, true, true);
         record.timed_out(&flight(100, 120, 1), 2100, true);
         record.never_sent(100, 5100, 1);
-        record.answered(&flight(0, 0, 0), 50, 10, true);
+        record.answered(&flight(0, 0, 0), 1, 50, 10, true);
         let ledger = record.slots[1].ledger;
         assert_eq!((ledger.answered, ledger.in_time, ledger.errors(), ledger.unanswered), (1, 1, 2, 2));
         assert!(record.slots.iter().all(|slot| slot.ledger.is_balanced()));

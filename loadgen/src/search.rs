@@ -11,7 +11,7 @@ use crate::{
     report::Report,
     schedule::Shape,
     threshold::Threshold,
-    units::rate_text,
+    units::{Nanos, rate_text, short},
     verdict::Grade,
 };
 
@@ -69,7 +69,13 @@ impl Search {
             _ if missed => Fate::Breaks,
             _ => Fate::Holds,
         };
-        Point { rate, fate, values: values.join(", "), verdict: verdict.to_string() }
+        Point {
+            rate,
+            fate,
+            values: values.join(", "),
+            interval: report.p99_interval(),
+            verdict: verdict.to_string(),
+        }
     }
 }
 
@@ -79,6 +85,8 @@ pub(crate) struct Point {
     pub(crate) rate: f64,
     pub(crate) fate: Fate,
     values: String,
+    /// Between what p99 lies.
+    interval: Option<(Nanos, Nanos)>,
     verdict: String,
 }
 
@@ -154,7 +162,7 @@ pub(crate) fn search(
         match broke {
             Some(point) if held * 2 <= search.confirm => {
                 found.beyond = Some(point);
-                low = low / (1.0 + search.precision);
+                low /= 1.0 + search.precision;
                 if low < search.min {
                     return Ok(found);
                 }
@@ -184,7 +192,10 @@ impl Point {
             Fate::Breaks => "breaks",
             Fate::Void => "does not count",
         };
-        format!("  {:>12}/s  {fate:<15} {}   {}\n", rate_text(self.rate), self.values, self.verdict)
+        let interval = self
+            .interval
+            .map_or_else(String::new, |(low, high)| format!("  (p99 {} to {})", short(low), short(high)));
+        format!("  {:>12}/s  {fate:<15} {}{interval}   {}\n", rate_text(self.rate), self.values, self.verdict)
     }
 }
 
@@ -231,6 +242,7 @@ impl Found {
                     Fate::Void => "void",
                 },
                 "slos": point.values,
+                "p99_interval_ns": point.interval.map(|(low, high)| [low, high]),
                 "verdict": point.verdict,
             })
         };
@@ -262,8 +274,15 @@ mod tests {
     }
 
     fn found(min: f64, max: f64, mut fate: impl FnMut(f64) -> Fate) -> Found {
-        let measure =
-            |rate| Ok(Point { rate, fate: fate(rate), values: String::new(), verdict: String::new() });
+        let measure = |rate| {
+            Ok(Point {
+                rate,
+                fate: fate(rate),
+                values: String::new(),
+                interval: None,
+                verdict: String::new(),
+            })
+        };
         search(&searching(min, max), measure, |_| {}).unwrap()
     }
 

@@ -92,7 +92,8 @@ fn requests_over_http2_are_answered_and_verified() {
         assert!(code == 0 || code == 4, "{how}: {value:#}");
         assert_eq!(kinds(&value), [], "{how}");
         assert!(value["messages"]["answered"].as_u64() > Some(0), "{how}");
-        assert_eq!(value["messages"]["answered"], value["messages"]["planned"], "{how}");
+        // Where the machine is so busy that we were late, it is said.
+        assert!(code == 4 || value["messages"]["answered"] == value["messages"]["planned"], "{how}");
         let opening = &value["opening_ns"];
         let upgrades =
             if how.contains("prior") { 0 } else { value["connections"]["opened"].as_u64().unwrap() };
@@ -117,7 +118,8 @@ fn websockets_over_http2_are_verified_stream_by_stream() {
         assert!(code == 0 || code == 4, "{how}: {value:#}");
         assert_eq!(kinds(&value), [], "{how}");
         assert!(value["messages"]["answered"].as_u64() > Some(10), "{how}: {value:#}");
-        assert_eq!(value["messages"]["answered"], value["messages"]["planned"], "{how}");
+        // Where the machine is so busy that we were late, it is said.
+        assert!(code == 4 || value["messages"]["answered"] == value["messages"]["planned"], "{how}");
     }
 }
 
@@ -230,11 +232,8 @@ fn compressed_messages_are_verified_as_any() {
     for how in ["-c 4 --text", "-c 2 -s 3000 -p 8", "-c 2 -s exp:500 --text -r 500 --fragment 100"] {
         let (code, value) = json(&format!("ws ws://{address}/echo {how} --deflate -d 300ms --warmup 0s"));
         assert!(code == 0 || code == 4, "{how}: {value:#}");
-        assert_eq!(
-            (kinds(&value), &value["messages"]["answered"]),
-            (vec![], &value["messages"]["planned"]),
-            "{how}"
-        );
+        assert_eq!(kinds(&value), [], "{how}");
+        assert!(code == 4 || value["messages"]["answered"] == value["messages"]["planned"], "{how}");
         assert!(value["messages"]["answered"].as_u64() > Some(20), "{how}: {value:#}");
     }
 }

@@ -180,7 +180,11 @@ impl SoFar {
     /// Which phase it is.
     fn phase(&self) -> &str {
         let at = self.last.second as f64;
-        self.phases.iter().find(|(end, _)| at < *end).or(self.phases.last()).map_or("", |(_, name)| name)
+        self.phases
+            .iter()
+            .find(|(end, _)| at < *end)
+            .or_else(|| self.phases.last())
+            .map_or("", |(_, name)| name)
     }
 
     /// What would be said if it ended now.

@@ -13,7 +13,8 @@ use crate::{
     plan::{COHORTS, Format, Http2, Kind, Plan, What},
     record::{Ledger, Slot, Times},
     run::Finished,
-    units::{plural, rate_text},
+    stats,
+    units::{Nanos, plural, rate_text},
     verdict::{self, Verdict},
 };
 
@@ -45,6 +46,12 @@ impl Report {
     pub(crate) fn measured_seconds(&self) -> Vec<Times> {
         let seconds = self.finished.seconds.iter().filter(|second| second.is_measured);
         seconds.map(|second| second.latency.clone()).collect()
+    }
+
+    /// Between what p99 lies, if there are enough samples to say.
+    pub(crate) fn p99_interval(&self) -> Option<(Nanos, Nanos)> {
+        let latency = self.latency();
+        stats::interval(latency, 0.99).filter(|_| latency.len() >= 1000)
     }
 
     /// What goes to the standard output.

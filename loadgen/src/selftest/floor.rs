@@ -57,8 +57,16 @@ pub(super) fn ping_pong(address: &str, rate: f64, time: Duration) -> io::Result<
     Ok(taken)
 }
 
-/// The median of a ping-pong, and ours with each pace, in nanoseconds.
-pub(super) fn medians(time: Duration) -> io::Result<(f64, Vec<(&'static str, f64)>)> {
+/// Our median with a pace, in nanoseconds.
+pub(super) struct Median {
+    pub(super) pace: &'static str,
+    pub(super) time: f64,
+    /// We were not late ourselves.
+    pub(super) is_valid: bool,
+}
+
+/// The median of a ping-pong, and ours with each pace.
+pub(super) fn medians(time: Duration) -> io::Result<(f64, Vec<Median>)> {
     let oracle = Oracle::start("echo");
     let address = oracle.address().to_owned();
     // On a thread of its own, which it pins.
@@ -69,7 +77,8 @@ pub(super) fn medians(time: Duration) -> io::Result<(f64, Vec<(&'static str, f64
     for pace in ["hybrid", "spin"] {
         let line = format!("ws -c 1 -r {RATE} -d {}ms --warmup 100ms --pace {pace}", time.as_millis());
         let (_, value) = run(&oracle, &line);
-        ours.push((pace, value["response_ns"]["p50"].as_f64().unwrap_or(f64::NAN)));
+        let time = value["response_ns"]["p50"].as_f64().unwrap_or(f64::NAN);
+        ours.push(Median { pace, time, is_valid: value["verdict"] == "VALID" });
     }
     Ok((bare.value_at_quantile(0.5) as f64, ours))
 }
@@ -80,9 +89,10 @@ const RATE: f64 = 1000.0;
 pub(super) fn floor(time: Duration) -> io::Result<String> {
     let (bare, ours) = medians(time)?;
     let mut out = format!("latency floor: a blocking ping-pong has a p50 of {}\n", short(bare as Nanos));
-    for (pace, median) in ours {
-        let added = (median - bare) / 1e3;
-        out += &format!("  --pace {pace:<7} {}, {added:+.1} \u{b5}s\n", short(median as Nanos));
+    for Median { pace, time, is_valid } in ours {
+        let added = (time - bare) / 1e3;
+        let note = if is_valid { "" } else { ", but we were late: the machine is busy" };
+        out += &format!("  --pace {pace:<7} {}, {added:+.1} \u{b5}s{note}\n", short(time as Nanos));
     }
     Ok(out)
 }

@@ -77,6 +77,13 @@ fn short(name: &str) -> &str {
 
 const QUICK: [&str; 6] = ["t1", "t2", "t3", "t4", "t6", "t11"];
 
-fn text_of(why: &(dyn Any + Send)) -> &str {
-    why.downcast_ref::<String>().map(String::as_str).or(why.downcast_ref::<&str>().copied()).unwrap_or("?")
+/// The beginning and the end of what it says: what lies between may be a whole result.
+fn text_of(why: &(dyn Any + Send)) -> String {
+    let text = why.downcast_ref::<String>().map(String::as_str);
+    let lines: Vec<&str> =
+        text.or_else(|| why.downcast_ref::<&str>().copied()).unwrap_or("?").lines().collect();
+    match &lines[..] {
+        [first, .., one, other] if lines.len() > 6 => format!("{first} \u{2026}\n      {one}\n      {other}"),
+        all => all.join("\n      "),
+    }
 }
