@@ -4,6 +4,8 @@ mod check_config;
 mod config;
 mod print_config;
 mod serve;
+#[cfg(feature = "tls")]
+mod tls;
 
 use std::process::ExitCode;
 

@@ -13,10 +13,12 @@ use std::{
 use clap::Args;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::{
-    consts::{SIGINT, SIGTERM},
+    consts::{SIGHUP, SIGINT, SIGTERM},
     iterator::Signals,
 };
-use switchpoint::{Server, Stats};
+#[cfg(feature = "tls")]
+use switchpoint::Listener;
+use switchpoint::{Config, Server, Stats};
 
 use super::config::{Layers, Settled};
 
@@ -79,6 +81,9 @@ pub(super) struct Arguments {
     /// [default: 64KiB].
     #[arg(long, value_name = "SIZE")]
     body_max: Option<String>,
+    #[cfg(feature = "tls")]
+    #[command(flatten)]
+    tls: super::tls::TlsArguments,
     /// How much to log: `error`, `warn`, `info` (refusals), `debug` (every session), or a filter such as
     /// `switchpoint=debug` [default: info].
     #[arg(long, value_name = "LEVEL")]
@@ -159,6 +164,17 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         .with_target(false)
         .init();
     raise_descriptor_limit();
+    #[cfg(feature = "tls")]
+    let (config, certificate) = match arguments.tls.acceptor() {
+        Ok(acceptor) => {
+            let certificate = acceptor.as_ref().and_then(|acceptor| arguments.tls.line(acceptor));
+            let secure = |listener: Listener| Listener { tls: acceptor.clone().or(listener.tls), ..listener };
+            (Config { listen: config.listen.into_iter().map(secure).collect(), ..config }, certificate)
+        }
+        Err(error) => return fail(&error),
+    };
+    #[cfg(not(feature = "tls"))]
+    let certificate = None::<String>;
 
     // Before the workers are there, so that no signal is missed.
     let signals = match signals() {
@@ -170,9 +186,17 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         Err(error) => return fail(&error.to_string()),
     };
     say(&start_line(&server));
+    if let Some(line) = certificate {
+        say(&line);
+    }
 
-    // The thread ends with the process; the channel cannot close before.
-    let first = signals.recv().unwrap_or(SIGTERM);
+    let first = loop {
+        // The thread ends with the process; the channel cannot close before.
+        match signals.recv().unwrap_or(SIGTERM) {
+            SIGHUP => reload(&server),
+            signal => break signal,
+        }
+    };
     let before = server.stats();
     let begun = Instant::now();
     server.drain();
@@ -184,6 +208,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
     ));
     while !server.is_over() {
         match signals.recv_timeout(Duration::from_millis(10)) {
+            Ok(SIGHUP) => {}
             Ok(_) => server.stop(),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => thread::sleep(Duration::from_millis(10)),
@@ -191,6 +216,14 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
     }
     say(&last_line(&before, &server.join(), begun.elapsed()));
     ExitCode::SUCCESS
+}
+
+/// Reads anew what can be read anew.
+fn reload(server: &Server) {
+    #[cfg(feature = "tls")]
+    drop(server.handle().reload_certificates()); // the log says what could not be read
+    #[cfg(not(feature = "tls"))]
+    let _ = server;
 }
 
 /// Says something on standard output, if anybody still listens there.
@@ -221,7 +254,7 @@ fn raise_descriptor_limit() {
 }
 
 fn signals() -> io::Result<mpsc::Receiver<i32>> {
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
     let (sender, receiver) = mpsc::channel();
     thread::Builder::new().name("signals".into()).spawn(move || {
         for signal in signals.forever() {

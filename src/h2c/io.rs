@@ -53,6 +53,10 @@ pub(super) struct Watch {
     heads: Cell<u64>,
     is_in_head: Cell<bool>,
     is_flooded: Cell<bool>,
+    /// The socket has no room.
+    is_full: Cell<bool>,
+    /// Frames of sessions that were queued since it had taken all.
+    queued: Cell<u32>,
     fault: Cell<Option<GateFault>>,
 }
 
@@ -67,6 +71,8 @@ impl Watch {
             heads: Cell::new(0),
             is_in_head: Cell::new(false),
             is_flooded: Cell::new(false),
+            is_full: Cell::new(false),
+            queued: Cell::new(0),
             fault: Cell::new(None),
         }
     }
@@ -84,6 +90,24 @@ impl Watch {
     /// More has come of what costs the peer nothing than it may send: nothing is read any more.
     pub(super) fn is_flooded(&self) -> bool {
         self.is_flooded.get()
+    }
+
+    /// Whether a session may queue another frame. The window counts bytes only, and the smallest frame costs the crate
+    /// hundreds of them: for a peer that sends and does not read, they would pile up.
+    pub(super) fn has_room(&self) -> bool {
+        self.queued.get() < QUEUED_MAX
+    }
+
+    /// The crate has sent what it could.
+    pub(super) fn has_sent(&self) {
+        if !self.is_full.get() {
+            self.queued.set(0);
+        }
+    }
+
+    /// A session has queued a frame.
+    pub(super) fn has_queued(&self) {
+        self.queued.set(self.queued.get() + 1);
     }
 
     /// Why the gate has not opened.
@@ -179,6 +203,8 @@ impl Io {
                 Ok(true)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            // TLS without close_notify: HTTP/2 knows by itself what is whole.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(true),
             Err(error) => Err(error),
         }
     }
@@ -186,6 +212,25 @@ impl Io {
     fn give_back(&mut self) {
         self.passed = 0;
         self.link.worker.pool.give_back(std::mem::take(&mut self.input));
+    }
+
+    /// The socket is full: it may be so for the write time.
+    fn wait_for_room(&mut self) {
+        self.link.within(Side::Write, self.link.worker.config.write_time);
+        self.watch.is_full.set(true);
+        let link = Rc::clone(&self.link);
+        self.writable = Some(Box::pin(async move { link.stream.writable().await }));
+    }
+
+    /// Waits for room, if there was none.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(writable) = &mut self.writable {
+            ready!(writable.as_mut().poll(cx))?;
+            self.writable = None;
+            self.watch.is_full.set(false);
+            self.link.deadline(Side::Write, NEVER);
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -270,11 +315,7 @@ impl AsyncWrite for Io {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         loop {
-            if let Some(writable) = &mut this.writable {
-                ready!(writable.as_mut().poll(cx))?;
-                this.writable = None;
-                this.link.deadline(Side::Write, NEVER);
-            }
+            ready!(this.poll_room(cx))?;
             let link = &this.link;
             match link.stream.try_write_vectored(slices) {
                 Ok(count) => {
@@ -282,11 +323,7 @@ impl AsyncWrite for Io {
                     link.spend(count);
                     return Poll::Ready(Ok(count));
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    link.within(Side::Write, link.worker.config.write_time);
-                    let link = Rc::clone(link);
-                    this.writable = Some(Box::pin(async move { link.stream.writable().await }));
-                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => this.wait_for_room(),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Poll::Ready(Err(error)),
             }
@@ -297,8 +334,15 @@ impl AsyncWrite for Io {
         true
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        loop {
+            ready!(this.poll_room(cx))?;
+            if this.link.stream.is_flushed() {
+                return Poll::Ready(Ok(()));
+            }
+            this.wait_for_room();
+        }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -309,6 +353,8 @@ impl AsyncWrite for Io {
 
 /// A read into less room than this is not worth its system call.
 const READ_MIN: usize = 4096;
+/// Frames of a connection's sessions that may wait for the socket.
+const QUEUED_MAX: u32 = 4096;
 /// What a frame counts for in a connection's turn, beside its bytes: the smallest take as long as these.
 const FRAME_COST: usize = 256;
 

@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
 };
 
-use switchpoint::{Address, Listener, UNIX_MODE, inherited};
+use switchpoint::{Address, Listener, Network, UNIX_MODE, inherited};
 use toml::de::DeValue;
 
 use super::{
@@ -23,6 +23,10 @@ pub(crate) struct Listen {
     pub(super) mode: (u32, Source),
     /// `None` for what `http2.h2c` says.
     pub(super) h2c: Option<(bool, Source)>,
+    /// The proxies who say who their clients are.
+    pub(super) proxy_protocol: (Vec<Network>, Source),
+    #[cfg(feature = "tls")]
+    pub(super) tls: Option<(super::tls::Tls, Source)>,
 }
 
 /// Where to listen.
@@ -35,15 +39,26 @@ pub(super) enum Place {
     Passed(String),
 }
 
-pub(super) const KEYS: &[&str] = &["address", "mode", "h2c"];
+#[cfg(feature = "tls")]
+pub(super) const KEYS: &[&str] = &["address", "mode", "h2c", "proxy_protocol", "tls"];
+#[cfg(not(feature = "tls"))]
+pub(super) const KEYS: &[&str] = &["address", "mode", "h2c", "proxy_protocol"];
 
 impl Listen {
     /// A listener that is only an address.
     pub(super) fn new(place: Place, at: Source) -> Self {
-        Self { place, at, mode: (UNIX_MODE, Source::Default), h2c: None }
+        Self {
+            place,
+            at,
+            mode: (UNIX_MODE, Source::Default),
+            h2c: None,
+            proxy_protocol: (Vec::new(), Source::Default),
+            #[cfg(feature = "tls")]
+            tls: None,
+        }
     }
 
-    /// What the library is told. Sockets that are passed on have to be there by now.
+    /// What the library is told. Sockets that are passed on have to be there by now, and the files of certificates.
     pub(crate) fn listeners(&self, h2c: bool) -> Result<Vec<Listener>, String> {
         let h2c = self.takes_h2c(h2c);
         let addresses: Vec<Address> = match &self.place {
@@ -53,7 +68,19 @@ impl Listen {
                 inherited::find(name).map_err(|error| format!("cannot listen on fd://{name}: {error}"))?
             }
         };
-        Ok(addresses.into_iter().map(|address| Listener { h2c, ..address.into() }).collect())
+        #[cfg(feature = "tls")]
+        let tls = match &self.tls {
+            Some((tls, at)) => Some(tls.acceptor().map_err(|error| format!("{at}: {error}"))?),
+            None => None,
+        };
+        let listener = |address: Address| Listener {
+            h2c,
+            proxy_protocol: self.proxy_protocol.0.clone(),
+            #[cfg(feature = "tls")]
+            tls: tls.clone(),
+            ..address.into()
+        };
+        Ok(addresses.into_iter().map(listener).collect())
     }
 
     pub(super) fn takes_h2c(&self, general: bool) -> bool {
@@ -153,6 +180,17 @@ fn one(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Listen> {
     if let Some(value) = table.get("h2c") {
         let source = reader.source(value);
         listen.h2c = reader.value(table, "h2c", value, &*kind::switch().read).map(|h2c| (h2c, source));
+    }
+    if let Some(value) = table.get("proxy_protocol") {
+        let source = reader.source(value);
+        if let Some(networks) = reader.value(table, "proxy_protocol", value, &*kind::networks().read) {
+            listen.proxy_protocol = (networks, source);
+        }
+    }
+    #[cfg(feature = "tls")]
+    if let Some(value) = table.get("tls") {
+        let source = reader.source(value);
+        listen.tls = super::tls::read(reader, value).map(|tls| (tls, source));
     }
     Some(listen)
 }

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::{
     LISTEN, Settings, Settled,
     keys::{self, Key, TABLES},
-    kind::{quoted, show_list},
+    kind::{networks, quoted, show_list},
     listen::{Place, show_mode},
     problem::Source,
     route::Route,
@@ -22,6 +22,7 @@ pub(crate) fn effective(settled: &Settled) -> String {
             line(&mut text, &format!("{} = {value}", key.name), &settled.source(&key.full()));
         }
     }
+    let networks_kind = networks();
     for listen in &settings.listen {
         text.push_str("\n[[listen]]\n");
         line(&mut text, &format!("address = {}", quoted(&listen.place.text())), &listen.at);
@@ -31,6 +32,14 @@ pub(crate) fn effective(settled: &Settled) -> String {
         let general = (settings.h2c, settled.source("http2.h2c"));
         let (h2c, source) = listen.h2c.clone().unwrap_or(general);
         line(&mut text, &format!("h2c = {h2c}"), &source);
+        let (networks, source) = &listen.proxy_protocol;
+        line(&mut text, &format!("proxy_protocol = {}", (networks_kind.show)(networks)), source);
+        #[cfg(feature = "tls")]
+        if let Some((tls, source)) = &listen.tls {
+            for (key, value) in tls.lines() {
+                line(&mut text, &format!("tls.{key} = {value}"), source);
+            }
+        }
     }
     for route in &settings.routes {
         text.push_str("\n[[route]]\n");
@@ -47,6 +56,10 @@ fn show_route(text: &mut String, route: &Route) {
     }
     if let Some(fallback) = route.fallback {
         line(text, &format!("fallback = {}", quoted(fallback.name())), &route.at);
+    }
+    #[cfg(feature = "auth")]
+    if let Some((auth, source)) = &route.auth {
+        line(text, &format!("auth = {}", super::auth::show(auth)), source);
     }
     for (table, name, value, source) in &route.own {
         line(text, &format!("{table}.{name} = {value}"), source);
@@ -142,6 +155,13 @@ h2c = false
 # address = \"unix:/run/switchpoint/http.sock\"
 # # Who may connect, in octal: by default its user and its group. The file of a dead server is replaced.
 # mode = \"0660\"
+
+# [[listen]]
+# address = \":8443\"
+# # TLS, with a certificate for each name; docs/tls.md. `self_signed = true` is for development.
+# tls.certificates = [{ chain = \"/etc/switchpoint/cert.pem\", key = \"/etc/switchpoint/key.pem\" }]
+# # The proxies who send a header of the PROXY protocol; whoever else connects here is not served.
+# proxy_protocol = [\"10.0.0.0/8\"]
 ";
 
 const ROUTE_SAMPLE: &str = "
@@ -161,4 +181,6 @@ const OWN_SAMPLE: &str = "
 # limits.message_max = \"64KiB\"
 # limits.ping_after = \"10s\"
 # websocket.origins = [\"https://example.org\"]
+# # Who may pass; docs/authentication.md.
+# auth.bearer = { file = \"/etc/switchpoint/tokens\" }
 ";
