@@ -1,6 +1,9 @@
 //! What the program can be told: a file for each command, and the list.
 
+mod check_config;
+mod config;
 mod connect;
+mod print_config;
 mod replay;
 mod serve;
 #[cfg(feature = "tls")]
@@ -28,6 +31,10 @@ struct Cli {
 enum Command {
     /// Serves until SIGTERM or Ctrl-C, then drains. This is what happens without a command.
     Serve(serve::Arguments),
+    /// Looks for errors in a file of settings, and in the environment and the flags over it. Exit code 0 without, 2 with.
+    CheckConfig(check_config::Arguments),
+    /// Prints every setting that holds, and where it comes from: default, file and line, variable or flag.
+    PrintConfig(print_config::Arguments),
     /// Talks to a server from the terminal, a pipe or a script: WebSocket, or any protocol behind an upgrade.
     Connect(connect::Arguments),
     /// Plays a recorded trace again: the client's side of it, to see what a server answers now.
@@ -38,10 +45,12 @@ enum Command {
 pub(crate) fn run() -> ExitCode {
     let cli = Cli::parse();
     match cli.command {
-        Some(Command::Serve(arguments)) => serve::run(arguments),
+        Some(Command::Serve(arguments)) => serve::run(&arguments),
+        Some(Command::CheckConfig(arguments)) => check_config::run(arguments),
+        Some(Command::PrintConfig(arguments)) => print_config::run(&arguments),
         Some(Command::Connect(arguments)) => connect::run(arguments),
         Some(Command::Replay(arguments)) => replay::run(arguments),
-        None => serve::run(cli.serve),
+        None => serve::run(&cli.serve),
     }
 }
 
