@@ -21,11 +21,7 @@ pub(super) fn run(mut arguments: Arguments) -> ExitCode {
     if arguments.file.is_some() {
         arguments.serve.config = arguments.file;
     }
-    let settled = arguments.serve.settle().and_then(|settled| match settled.settings.check_certificates() {
-        Ok(()) => Ok(settled),
-        Err(error) => Err(format!("error: {error}\n")),
-    });
-    match settled {
+    match arguments.serve.settle() {
         Ok(settled) => {
             let path = arguments.serve.config;
             let name = path.map_or_else(|| "no file".into(), |path| path.display().to_string());
