@@ -17,8 +17,8 @@ use signal_hook::{
     iterator::Signals,
 };
 #[cfg(feature = "tls")]
-use switchpoint::{Config, Listener};
-use switchpoint::{Server, Stats};
+use switchpoint::Listener;
+use switchpoint::{Config, Server, Stats};
 
 use super::config::{Layers, Settled};
 
@@ -156,15 +156,6 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         Ok(config) => config,
         Err(error) => return fail(&error),
     };
-    #[cfg(feature = "tls")]
-    let config = match arguments.tls.acceptor() {
-        Ok(Some(acceptor)) => {
-            let secure = |listener| Listener { tls: Some(acceptor.clone()), ..listener };
-            Config { listen: config.listen.into_iter().map(secure).collect(), ..config }
-        }
-        Ok(None) => config,
-        Err(error) => return fail(&error),
-    };
     let drain_time = config.drain_time;
     tracing_subscriber::fmt()
         .with_env_filter(&settings.log)
@@ -173,6 +164,17 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         .with_target(false)
         .init();
     raise_descriptor_limit();
+    #[cfg(feature = "tls")]
+    let (config, certificate) = match arguments.tls.acceptor() {
+        Ok(acceptor) => {
+            let certificate = acceptor.as_ref().and_then(|acceptor| arguments.tls.line(acceptor));
+            let secure = |listener: Listener| Listener { tls: acceptor.clone().or(listener.tls), ..listener };
+            (Config { listen: config.listen.into_iter().map(secure).collect(), ..config }, certificate)
+        }
+        Err(error) => return fail(&error),
+    };
+    #[cfg(not(feature = "tls"))]
+    let certificate = None::<String>;
 
     // Before the workers are there, so that no signal is missed.
     let signals = match signals() {
@@ -184,8 +186,9 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         Err(error) => return fail(&error.to_string()),
     };
     say(&start_line(&server));
-    #[cfg(feature = "tls")]
-    super::tls::self_signed_lines(&server).for_each(|line| say(&line));
+    if let Some(line) = certificate {
+        say(&line);
+    }
 
     let first = loop {
         // The thread ends with the process; the channel cannot close before.
