@@ -10,13 +10,16 @@ use super::{
     kind::{Given, Kind, Wrong, count, filter, networks, origins, size, switch, time, time_or_never, word},
 };
 
+/// Sets a value.
+type Set<S> = dyn Fn(&mut S, &Given<'_>) -> Result<(), Wrong>;
+
 /// A setting of `S`.
 pub(super) struct Key<S> {
     /// The table that it is in; nothing for the top.
     pub(super) table: &'static str,
     pub(super) name: &'static str,
     pub(super) means: &'static str,
-    pub(super) set: Box<dyn Fn(&mut S, &Given<'_>) -> Result<(), Wrong>>,
+    pub(super) set: Box<Set<S>>,
     /// Its value as TOML.
     pub(super) show: Box<dyn Fn(&mut S) -> String>,
 }

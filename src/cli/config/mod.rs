@@ -210,7 +210,7 @@ impl Layers {
         let secrets = match (root, &self.file) {
             (Some((root, _)), _) => secrets(root),
             // What it is not known to be may be one.
-            (None, file) => vec![0..file.as_ref().map_or(0, |file| file.text.len())],
+            (None, file) => std::iter::once(0..file.as_ref().map_or(0, |file| file.text.len())).collect(),
         };
         Err(Problems { file: self.file, secrets, list: problems })
     }

@@ -36,7 +36,7 @@ impl Tls {
             identities,
             client_authorities: self.client_authorities.clone().map(Pem::File),
             client_required: self.client_required,
-            http2: self.http2.unwrap_or(Settings::default().http2),
+            http2: self.http2.unwrap_or_else(|| Settings::default().http2),
         };
         Acceptor::new(settings).map_err(|error| error.to_string())
     }
@@ -59,7 +59,7 @@ impl Tls {
             lines.push(("client_authorities", quoted(&authorities.to_string_lossy())));
             lines.push(("client_required", self.client_required.to_string()));
         }
-        lines.push(("http2", self.http2.unwrap_or(Settings::default().http2).to_string()));
+        lines.push(("http2", self.http2.unwrap_or_else(|| Settings::default().http2).to_string()));
         lines
     }
 }
