@@ -1,5 +1,7 @@
 //! What the program can be told: a file for each command, and the list.
 
+mod debug_head;
+mod doctor;
 mod serve;
 
 use std::process::ExitCode;
@@ -24,6 +26,13 @@ struct Cli {
 enum Command {
     /// Serves until SIGTERM or Ctrl-C, then drains. This is what happens without a command.
     Serve(serve::Arguments),
+    /// Examines the upgrades of any server: some 180 probes, each with the rule that it is about.
+    ///
+    /// The exit code is 0 if no MUST failed, 1 if one did, 2 for arguments that cannot be followed, 3 if there was no
+    /// connection, and 4 if what is at the URL does not switch.
+    Doctor(doctor::Arguments),
+    /// Draws one handshake: name, connection, TLS, and each field with what it means.
+    Explain(doctor::explain::Arguments),
 }
 
 /// Reads the arguments and does what they say.
@@ -31,6 +40,8 @@ pub(crate) fn run() -> ExitCode {
     let cli = Cli::parse();
     match cli.command {
         Some(Command::Serve(arguments)) => serve::run(arguments),
+        Some(Command::Doctor(arguments)) => doctor::run(&arguments),
+        Some(Command::Explain(arguments)) => doctor::explain::run(&arguments),
         None => serve::run(cli.serve),
     }
 }

@@ -22,6 +22,8 @@ use switchpoint::{
 };
 use tracing_subscriber::EnvFilter;
 
+use super::debug_head;
+
 /// How to serve.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Arguments {
@@ -73,6 +75,10 @@ pub(super) struct Arguments {
     /// The longest body of an ordinary request, such as `65536`, `1MiB`; a longer one is answered with 413.
     #[arg(long, value_name = "SIZE", default_value = "64KiB", value_parser = size)]
     body_max: usize,
+    /// Sends back at this path the head of each request, as it arrived, for `switchpoint explain --through`. What could be
+    /// a secret is left out. Off by default.
+    #[arg(long, value_name = "PATH", value_parser = path)]
+    debug_head: Option<String>,
     /// How much to log: `error`, `warn`, `info` (refusals), `debug` (every session), or a filter such as
     /// `switchpoint=debug`.
     #[arg(long, value_name = "LEVEL", env = "SWITCHPOINT_LOG", default_value = "info", value_parser = filter)]
@@ -91,6 +97,14 @@ fn size(text: &str) -> Result<usize, String> {
     let size = parse_size::parse_size(text)
         .map_err(|error| format!("{error}; a size is a number such as 65536, 64KiB or 16MiB"))?;
     usize::try_from(size).map_err(|_| "that is more than this machine can address".into())
+}
+
+fn path(text: &str) -> Result<String, String> {
+    if text.starts_with('/') && !text.contains(['?', '#', ' ']) {
+        Ok(text.to_owned())
+    } else {
+        Err("a path begins with `/`".into())
+    }
 }
 
 fn filter(text: &str) -> Result<String, String> {
@@ -150,8 +164,14 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
         Ok(signals) => signals,
         Err(error) => return fail(&format!("cannot wait for signals: {error}")),
     };
+    // It lives as long as the process.
+    let debug_head: Option<&'static str> = arguments.debug_head.clone().map(|path| &*path.leak());
     let registry = move |_core| {
         let registry = protocols::demonstration(websocket.clone());
+        let registry = match debug_head {
+            Some(path) => registry.get(path, debug_head::answer),
+            None => registry,
+        };
         match h2c {
             Some(h2c) => registry.with(h2c),
             None => registry,
