@@ -346,6 +346,17 @@ fn a_probe_says_what_a_user_needs() {
     assert!(ids.len() >= 60, "{}", ids.len());
 }
 
+#[test]
+fn the_documentation_counts_the_probes() {
+    let page = include_str!("../../../docs/doctor.md");
+    for (_, section) in probes::SECTIONS {
+        let row = format!("| `{}` | {} |", section[0].section(), section.len());
+        assert!(page.contains(&row), "docs/doctor.md lacks: {row}");
+    }
+    let count = format!("{} probes", probes::all().count());
+    assert!(page.contains(&count) && include_str!("../../../README.md").contains(&count), "{count}");
+}
+
 // ---- ours -----------------------------------------------------------------------------------------------------------
 
 #[derive(Parser)]
