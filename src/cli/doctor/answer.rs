@@ -78,7 +78,7 @@ impl Answer {
         if !told.is_empty() {
             text += &format!(" ({})", told.join("; "));
         }
-        text
+        printable(&text)
     }
 
     /// The code that Switchpoint's refusals carry in their body.
@@ -123,6 +123,11 @@ const TOLD: &[&str] = &[
     "upgrade",
     "www-authenticate",
 ];
+
+/// Others' text, without what a terminal would obey.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars().map(|character| if character.is_control() { '\u{fffd}' } else { character }).collect()
+}
 
 /// Where a head ends, its blank line included; also one whose lines end with LF alone.
 pub(crate) fn head_end(bytes: &[u8]) -> Option<usize> {
@@ -174,7 +179,10 @@ mod tests {
         assert_eq!((answer.status, answer.phrase.as_str()), (426, "Upgrade Required"));
         assert_eq!(answer.items("Upgrade").collect::<Vec<_>>(), ["websocket", "echo"]);
         assert!(answer.has_token("connection", "Upgrade"));
-        assert_eq!(answer.brief(), "426 Upgrade Required (upgrade: websocket, \techo; Connection: upgrade)");
+        assert_eq!(
+            answer.brief(),
+            "426 Upgrade Required (upgrade: websocket, \u{fffd}echo; Connection: upgrade)"
+        );
         assert_eq!(head_end(&bytes[..end - 1]), None);
         assert_eq!(head_end(b"HTTP/1.0 200 OK\n\nx"), Some(17));
     }

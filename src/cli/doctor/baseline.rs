@@ -1,7 +1,7 @@
 //! What is learnt before the probes: is there a switch at all, and what else can be asked for.
 
 use super::{
-    answer::Answer,
+    answer::{Answer, printable},
     client::{Connection, Trouble},
     frame::{FIN, PING, PONG, TEXT, masked},
     probe::{Finding, Known, Setting, Talk},
@@ -76,8 +76,8 @@ fn agreed(talk: &Talk<'_>) -> Option<String> {
 
 /// What an answer that is no 101 says to who expected one, and what is likely to help.
 pub(crate) fn diagnosis(answer: &Answer, token: &str) -> (String, String) {
-    let location = answer.field("location").unwrap_or("elsewhere");
-    let spoken = answer.items("upgrade").collect::<Vec<_>>().join(", ");
+    let location = printable(answer.field("location").unwrap_or("elsewhere"));
+    let spoken = printable(&answer.items("upgrade").collect::<Vec<_>>().join(", "));
     let (means, cure) = match answer.status {
         200..=299 => (
             format!("an ordinary resource is here, and `Upgrade: {token}` was ignored"),
@@ -100,7 +100,7 @@ pub(crate) fn diagnosis(answer: &Answer, token: &str) -> (String, String) {
         405 => ("what is at this path takes no GET".to_owned(), "Check the path.".to_owned()),
         426 if !spoken.is_empty() && !answer.has_token("upgrade", token) => (
             format!("this path speaks {spoken}"),
-            format!("Ask for one of them: --proto {}", answer.items("upgrade").next().unwrap_or_default()),
+            format!("Ask for one of them: --proto {}", spoken.split(',').next().unwrap_or_default()),
         ),
         426 => (
             "it asks for an upgrade that this handshake has asked for".to_owned(),

@@ -15,9 +15,9 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use super::{
     FAILED, HEALTHY, NO_CONNECTION, NO_ROUTE, USAGE,
     access::{self, Access},
-    answer::Answer,
+    answer::{Answer, printable},
     baseline::diagnosis,
-    client::{Connection, shown},
+    client::Connection,
     head::Head,
     paint,
     probe::{Known, Talk, accept_of},
@@ -120,7 +120,7 @@ impl Drawing {
             (FAILED, format!("{trouble}; see whether this port speaks HTTP, and the server's log"))
         })?;
         self.line("");
-        self.phase("101?", &answer.brief(), sent.elapsed());
+        self.phase("HTTP", &answer.brief(), sent.elapsed());
         let is_right = self.response(&head, &answer, &setting.token);
         self.line("");
         let code = self.conclusion(&answer, &setting.token, is_right, begun.elapsed());
@@ -157,7 +157,7 @@ impl Drawing {
 
     /// A line of a head, with what it means. `None`: it neither helps nor harms.
     fn field(&mut self, direction: char, line: &str, judged: Option<(bool, String)>) {
-        let line = shown(line.as_bytes());
+        let line = printable(line);
         let note = match judged {
             Some((true, why)) => format!("{} {}", self.paint.green("✓"), self.paint.faint(&why)),
             Some((false, why)) => format!("{} {why}", self.paint.red("✗")),
@@ -190,7 +190,7 @@ impl Drawing {
             let names = if place == 0 { names(&certificate) } else { String::new() };
             let what = format!("{}{names}, by {}, {expiry}", certificate.subject(), certificate.issuer());
             let mark = if left.is_some() { self.paint.green("✓") } else { self.paint.red("✗") };
-            let text = format!("      {mark} {}", shown_text(&what));
+            let text = format!("      {mark} {}", printable(&what));
             self.line(&text);
         }
     }
@@ -272,7 +272,7 @@ impl Drawing {
                 );
             }
         }
-        if let Some(key) = key {
+        if is_switched && let Some(key) = key {
             let text = format!(
                 "      {} base64(SHA-1(\"{key}\" + \"258EAFA5-E914-47DA-95CA-C5AB0DC85B11\")) = {}",
                 self.paint.faint("Sec-WebSocket-Accept:"),
@@ -301,8 +301,8 @@ impl Drawing {
         self.bad(&format!("not switched: {means}"));
         let text = format!("  {} {cure}", self.paint.faint("cure"));
         self.line(&text);
-        for line in String::from_utf8_lossy(&answer.body).lines().take(12) {
-            let text = format!("  {} {}", self.paint.faint("body"), shown_text(line));
+        for line in String::from_utf8_lossy(&answer.body).lines().filter(|line| !line.is_empty()).take(8) {
+            let text = format!("  {} {}", self.paint.faint("body"), printable(line));
             self.line(&text);
         }
         NO_ROUTE
@@ -334,7 +334,10 @@ impl Drawing {
         if first == head.request_line() {
             self.field('=', &first, good("as it was sent"));
         } else {
-            self.field('~', &first, bad(&format!("sent as {}", head.request_line())));
+            let is_old = first.ends_with("HTTP/1.0");
+            let cure =
+                if is_old { ": in HTTP/1.0 no offer counts (nginx: `proxy_http_version 1.1`)" } else { "" };
+            self.field('~', &first, bad(&format!("sent as {}{cure}", head.request_line())));
         }
         let seen: Vec<_> =
             lines.filter_map(|line| line.split_once(": ").or_else(|| line.split_once(':'))).collect();
@@ -433,11 +436,6 @@ fn names(certificate: &X509Certificate<'_>) -> String {
         let _ = write!(text, " for {}", names.join(", "));
     }
     text
-}
-
-/// Text of others, without what a terminal would obey.
-fn shown_text(text: &str) -> String {
-    text.chars().map(|character| if character.is_control() { '\u{fffd}' } else { character }).collect()
 }
 
 #[cfg(test)]

@@ -290,8 +290,8 @@ fn setting_for(probe: &Probe, address: SocketAddr) -> Setting {
         token: if probe.needs.contains(&Need::RawEcho) { "echo" } else { "websocket" }.into(),
         fields: Vec::new(),
         subprotocol: Some("chat".into()),
-        time: Duration::from_millis(400),
-        head_time_max: Duration::from_millis(400),
+        time: Duration::from_millis(800),
+        head_time_max: Duration::from_millis(800),
         slow: true,
         tls: None,
     }
@@ -323,7 +323,7 @@ fn every_probe_finds_fault_with_a_server_that_is_broken_for_it() {
             probes.iter().filter_map(|probe| overlooked(probe)).collect::<Vec<_>>()
         };
         let parts: Vec<_> =
-            probes.chunks(probes.len() / 8).map(|part| scope.spawn(move || look(part))).collect();
+            probes.chunks(probes.len() / 16).map(|part| scope.spawn(move || look(part))).collect();
         parts.into_iter().flat_map(|part| part.join().unwrap()).collect()
     });
     assert!(wrong.is_empty(), "{wrong:#?}");
@@ -389,7 +389,7 @@ pub(super) fn ours(has_deflate: bool, has_h2c: bool) -> Server {
 
 fn is_healthy(server: Server, arguments: &[&str], path: &str) -> serde_json::Value {
     let url = format!("ws://{}{path}", server.addresses()[0]);
-    let (code, out) = doctor(&[arguments, &["--json", &url]].concat());
+    let (code, out) = doctor(&[arguments, &["--json", "--timeout", "10s", &url]].concat());
     server.stop();
     server.join();
     let found: serde_json::Value = serde_json::from_str(&out).unwrap_or_else(|_| panic!("{code}: {out}"));
