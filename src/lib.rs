@@ -33,8 +33,10 @@
 //! | [`ws`] | RFC 6455 without I/O, both roles |
 //! | [`h2c`] | HTTP/2 on the same port: what an upgrade to it needs, without I/O |
 //! | [`protocols`] | the protocols that come with it |
+//! | [`inherited`] | sockets that a process is started with |
 //! | [`duplex`] | the in-memory transport of the tests, with faults from a seed |
 
+mod bound;
 mod buffer;
 mod config;
 mod connection;
@@ -42,6 +44,7 @@ pub mod duplex;
 mod error;
 pub mod h2c;
 pub mod http;
+pub mod inherited;
 mod listener;
 mod metrics;
 mod parking;
@@ -62,8 +65,9 @@ pub mod ws;
 /// The runtime, in the version that connections need; for timers and files in handlers.
 pub use monoio;
 
+pub use bound::HandedOver;
 pub use buffer::ReadBuf;
-pub use config::{Config, Http2};
+pub use config::{Address, Config, Http2, Listener, UNIX_MODE};
 pub use error::Error;
 pub use metrics::Stats;
 pub use registry::{Preference, Registry};

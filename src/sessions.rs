@@ -17,7 +17,7 @@ use std::{
 use pin_project_lite::pin_project;
 use slab::Slab;
 
-use crate::{Stream, Token, metrics::add, worker::Worker};
+use crate::{Listener, Stream, Token, metrics::add, worker::Worker};
 
 /// Milliseconds since the core started. Coarse: it moves with the ticker.
 pub(crate) type Millis = u64;
@@ -31,6 +31,7 @@ pub(crate) struct Link {
     pub(crate) worker: Rc<Worker>,
     pub(crate) id: u64,
     pub(crate) peer: Option<SocketAddr>,
+    pub(crate) listener: Option<u16>,
     pub(crate) since: Millis,
     /// What the handshake has kept for the session.
     pub(crate) kept: OnceCell<Box<dyn Any>>,
@@ -122,6 +123,11 @@ impl Link {
     /// Whether what `side` waits for is too late, or was cut off.
     pub(crate) fn is_overdue(&self, side: Side) -> bool {
         self.cut.get() || self.halves[side as usize].by.get() <= self.worker.now()
+    }
+
+    /// What the listener's settings are that it came through, if through one.
+    pub(crate) fn listener(&self) -> Option<&Listener> {
+        self.listener.and_then(|index| self.worker.config.listen.get(usize::from(index)))
     }
 
     /// What the handshake has kept, if it is a `T`.
@@ -335,7 +341,14 @@ pub(crate) struct Sessions {
 }
 
 impl Sessions {
-    pub(crate) fn track(&self, stream: Stream, peer: Option<SocketAddr>, worker: &Rc<Worker>) -> Tracked {
+    /// `listener`: through which of the worker's listeners it came, if through one.
+    pub(crate) fn track(
+        &self,
+        stream: Stream,
+        peer: Option<SocketAddr>,
+        listener: Option<u16>,
+        worker: &Rc<Worker>,
+    ) -> Tracked {
         let id = self.next_id.get();
         self.next_id.set(id + 1);
         let link = Rc::new(Link {
@@ -343,6 +356,7 @@ impl Sessions {
             worker: Rc::clone(worker),
             id,
             peer,
+            listener,
             since: worker.now(),
             kept: OnceCell::new(),
             token: Cell::new(None),

@@ -3,7 +3,7 @@
 use std::{any::Any, borrow::Cow, cell::RefCell, fmt, net::SocketAddr};
 
 use crate::{
-    Error, Rejection, Upgraded,
+    Error, Listener, Rejection, Upgraded,
     http::{Framing, Head, Target, Version},
 };
 
@@ -258,6 +258,7 @@ pub struct Request<'a> {
     pub(crate) head: Head<'a>,
     pub(crate) body: &'a [u8],
     pub(crate) peer: Option<SocketAddr>,
+    pub(crate) listener: Option<&'a Listener>,
     pub(crate) draining: bool,
     /// The head as it arrived; nothing over HTTP/2, which has its own form.
     pub(crate) raw: &'a [u8],
@@ -322,9 +323,15 @@ impl<'a> Request<'a> {
         self.body
     }
 
-    /// Who asks; `None` for a connection in memory.
+    /// Who asks; `None` for a connection in memory, or through a Unix socket.
     pub fn peer(&self) -> Option<SocketAddr> {
         self.peer
+    }
+
+    /// Which listener the connection came through; `None` for one that was brought to its
+    /// [`Worker`](crate::Worker).
+    pub fn listener(&self) -> Option<&'a Listener> {
+        self.listener
     }
 
     /// Keeps a value for the session, for instance the user whom [`authorize`](Upgrade::authorize) has found:
@@ -358,6 +365,11 @@ impl<'a> Request<'a> {
             head.extend_from_slice(&[b"\r\n", name.as_bytes(), b": ", value].concat());
         }
         Cow::Owned(head)
+    }
+
+    /// Whether it may be upgraded to another version of HTTP where it came from.
+    pub(crate) fn may_change_http(&self) -> bool {
+        self.listener.is_none_or(|listener| listener.h2c)
     }
 
     pub(crate) fn has_body(&self) -> bool {

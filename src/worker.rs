@@ -103,7 +103,7 @@ impl Worker {
         stream: Stream,
         peer: Option<SocketAddr>,
     ) -> impl Future<Output = ()> + use<> {
-        connection::serve(self.sessions.track(stream, peer, self))
+        connection::serve(self.sessions.track(stream, peer, None, self))
     }
 
     /// What was counted so far.
@@ -222,8 +222,11 @@ impl Worker {
             let is_over = self.follow(&control, &listening);
             control.publish(self.stats());
             if is_over {
-                return;
+                break;
             }
+        }
+        for listening in listening {
+            listening.ended().await;
         }
     }
 
@@ -240,6 +243,9 @@ impl Worker {
             Stage::Serving if command == Command::Drain => self.begin_drain(),
             Stage::Serving => {}
             Stage::Unready { since } => {
+                // Others take who comes now. Those who are here already are served for as long as the delay lasts.
+                let handed_over = listening.iter().filter(|listening| listening.is_handed_over());
+                handed_over.for_each(|listening| listening.stop(self));
                 if now - since >= limit(self.config.drain_delay) {
                     listening.iter().for_each(|listening| listening.stop(self));
                     self.say_goodbye();

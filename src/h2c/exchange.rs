@@ -42,7 +42,7 @@ impl<'a> Asked<'a> {
 
     pub(super) fn request(
         self,
-        link: &Link,
+        link: &'a Link,
         body: &'a [u8],
         kept: &'a Kept,
     ) -> Result<Request<'a>, HeadFault> {
@@ -54,7 +54,8 @@ impl<'a> Asked<'a> {
             }
             Some(head) => (Head::parse(head, limits)?, head),
         };
-        Ok(Request { head, body, peer: link.peer, draining: link.worker.is_draining(), raw, kept })
+        let listener = link.listener();
+        Ok(Request { head, body, peer: link.peer, listener, draining: link.worker.is_draining(), raw, kept })
     }
 
     /// The method, where it is known without a look at the head.
@@ -244,7 +245,7 @@ impl Exchange {
         let (stream, inlet) = Http2Stream::new(self.here.into_body(), answered, self.watch);
         self.inlets.borrow_mut().push(inlet);
         drop((self.inlets, self.respond));
-        let tracked = link.worker.sessions.track(stream.into(), link.peer, &link.worker);
+        let tracked = link.worker.sessions.track(stream.into(), link.peer, link.listener, &link.worker);
         if let Some(kept) = kept.take() {
             drop(tracked.0.kept.set(kept));
         }
@@ -268,8 +269,8 @@ async fn decide(link: &Link, request: &Request<'_>, protocol: &str) -> Result<Ac
     if !worker.registry.speaks(protocol) {
         return Err(Reason::UnknownProtocol.into());
     }
-    for handler in worker.registry.find(request.path()).offered([protocol].into_iter()) {
-        if handler.is_http() || !handler.considers(request) {
+    for handler in worker.registry.find(request.path(), false).offered([protocol].into_iter()) {
+        if !handler.considers(request) {
             continue;
         }
         handler.authorize(request).await?;
