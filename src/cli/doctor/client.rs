@@ -56,6 +56,8 @@ enum Transport {
 pub(crate) struct Connection {
     transport: Transport,
     time: Duration,
+    /// When something was sent, or answered: from then on it waits, whatever else comes meanwhile.
+    since: Instant,
     /// What has come and was not looked at yet.
     unread: Vec<u8>,
     end: Option<Trouble>,
@@ -97,7 +99,14 @@ impl Connection {
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(time))?;
         let transport = Transport::Plain(stream);
-        Ok(Self { transport, time, unread: Vec::new(), end: None, log: Log::default() })
+        Ok(Self {
+            transport,
+            time,
+            since: Instant::now(),
+            unread: Vec::new(),
+            end: None,
+            log: Log::default(),
+        })
     }
 
     /// Goes on over TLS.
@@ -136,6 +145,7 @@ impl Connection {
         };
         // What it said before is still to be read.
         drop(sent);
+        self.since = Instant::now();
     }
 
     /// Our side is over; the server's may go on.
@@ -212,6 +222,7 @@ impl Connection {
             if answer.status != 101 {
                 self.read_body(&mut answer);
             }
+            self.since = Instant::now();
             return Ok(answer);
         }
     }
@@ -262,14 +273,20 @@ impl Connection {
         }
     }
 
-    /// The next frame of a WebSocket.
+    /// The next frame of a WebSocket. However many come, all of them have one limit together.
     pub(crate) fn frame(&mut self) -> Result<Frame, Trouble> {
-        self.frame_within(self.time)
+        self.frame_by(self.since + self.time)
     }
 
     pub(crate) fn frame_within(&mut self, time: Duration) -> Result<Frame, Trouble> {
-        let until = Instant::now() + time;
+        self.frame_by(Instant::now() + time)
+    }
+
+    pub(crate) fn frame_by(&mut self, until: Instant) -> Result<Frame, Trouble> {
         loop {
+            if Instant::now() >= until {
+                return Err(Trouble::Silence(self.time));
+            }
             if let Some((frame, end)) = Frame::take(&self.unread) {
                 self.unread.drain(..end);
                 return Ok(frame);
@@ -280,7 +297,7 @@ impl Connection {
 
     /// Waits until so many bytes are there, and takes them.
     pub(crate) fn take(&mut self, length: usize) -> Result<Vec<u8>, Trouble> {
-        let until = Instant::now() + self.time;
+        let until = self.since + self.time;
         while self.unread.len() < length {
             self.more(until)?;
         }

@@ -5,7 +5,7 @@ use std::{
     hash::{BuildHasher, RandomState},
     net::SocketAddr,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -292,9 +292,11 @@ impl<'a> Talk<'a> {
         // First without another word: what is sent to a closed socket can cost the close frame.
         let mut came = Vec::new();
         let mut asked = false;
+        let quiet = line.time().min(QUIET);
+        let begun = Instant::now();
         loop {
-            let wait = if asked { line.time() } else { line.time().min(QUIET) };
-            match line.frame_within(wait) {
+            let limit = if asked { quiet + line.time() } else { quiet };
+            match line.frame_by(begun + limit) {
                 Ok(frame) if frame.opcode() == CLOSE => {
                     let note = frame.close_code().map_or_else(String::new, noted);
                     return Ok(format!("{}{note}", frame.brief()));

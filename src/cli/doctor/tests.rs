@@ -437,6 +437,34 @@ fn ours_passes_all_of_it_as_an_echo() {
     assert_eq!((passed(&found, "framing"), passed(&found, "echo")), (0, 5));
 }
 
+#[test]
+fn a_server_that_never_stops_talking_is_examined_all_the_same() {
+    let config = Config { listen: vec!["127.0.0.1:0".parse().unwrap()], threads: 1, ..Config::default() };
+    let server = Server::start(config, |_| {
+        let feed = async |socket: websocket::Socket| {
+            let (mut receiver, sender) = socket.split();
+            switchpoint::spawn(async move {
+                while sender.send("tick").await.is_ok() {
+                    monoio::time::sleep(Duration::from_millis(20)).await;
+                }
+            });
+            while receiver.recv().await?.is_some() {}
+            Ok(())
+        };
+        switchpoint::Registry::new().at("/", protocols::WebSocket::new(feed))
+    })
+    .unwrap();
+    let url = format!("ws://{}/", server.addresses()[0]);
+    let (code, said) =
+        doctor(&["--only", "framing", "--only", "closing", "--timeout", "2s", "--parallel", "8", &url]);
+    server.stop();
+    server.join();
+    assert!(
+        code == HEALTHY && said.contains("messages do not come back") && !said.contains('✗'),
+        "{code}: {said}"
+    );
+}
+
 // ---- what is no route, and the rest of the program ------------------------------------------------------------------
 
 #[test]

@@ -168,8 +168,9 @@ pub(super) const PROBES: &[Probe] = &[
             let mut line = talk.frames(&[&masked(FIN | CLOSE, &close_payload(1000, "")), &text])?;
             let mut is_closed = false;
             loop {
-                let time = if is_closed { Duration::from_millis(500) } else { line.time() };
-                match line.frame_within(time) {
+                let next =
+                    if is_closed { line.frame_within(Duration::from_millis(500)) } else { line.frame() };
+                match next {
                     Ok(frame) if is_closed => return failed(format!("{} behind the close", frame.brief())),
                     Ok(frame) if frame.payload == b"behind the close" => return failed("the text came back"),
                     Ok(frame) => is_closed = frame.opcode() == CLOSE,
