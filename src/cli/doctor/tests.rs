@@ -389,7 +389,7 @@ pub(super) fn ours(has_deflate: bool, has_h2c: bool) -> Server {
 
 fn is_healthy(server: Server, arguments: &[&str], path: &str) -> serde_json::Value {
     let url = format!("ws://{}{path}", server.addresses()[0]);
-    let (code, out) = doctor(&[arguments, &["--json", "--timeout", "10s", &url]].concat());
+    let (code, out) = doctor(&[arguments, &["--json", "--timeout", "4s", &url]].concat());
     server.stop();
     server.join();
     let found: serde_json::Value = serde_json::from_str(&out).unwrap_or_else(|_| panic!("{code}: {out}"));
@@ -456,7 +456,7 @@ fn a_server_that_never_stops_talking_is_examined_all_the_same() {
     .unwrap();
     let url = format!("ws://{}/", server.addresses()[0]);
     let (code, said) =
-        doctor(&["--only", "framing", "--only", "closing", "--timeout", "2s", "--parallel", "8", &url]);
+        doctor(&["--only", "framing", "--only", "closing", "--timeout", "1s", "--parallel", "8", &url]);
     server.stop();
     server.join();
     assert!(
