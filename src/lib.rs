@@ -33,9 +33,13 @@
 //! | [`ws`] | RFC 6455 without I/O, both roles |
 //! | [`h2c`] | HTTP/2 on the same port: what an upgrade to it needs, without I/O |
 //! | [`protocols`] | the protocols that come with it |
+//! | [`authorize`] | who may have what, and as whom |
+//! | [`proxy_protocol`] | the header by which a proxy says who the client is, without I/O |
+//! | `tls` | TLS in both roles (with the feature `tls`) |
 //! | [`inherited`] | sockets that a process is started with |
 //! | [`duplex`] | the in-memory transport of the tests, with faults from a seed |
 
+pub mod authorize;
 mod bound;
 mod buffer;
 mod config;
@@ -45,10 +49,13 @@ mod error;
 pub mod h2c;
 pub mod http;
 pub mod inherited;
+mod limits;
 mod listener;
 mod metrics;
+mod network;
 mod parking;
 pub mod protocols;
+pub mod proxy_protocol;
 mod registry;
 mod rejection;
 mod resource;
@@ -57,6 +64,8 @@ mod runtime;
 mod server;
 mod sessions;
 mod stream;
+#[cfg(feature = "tls")]
+pub mod tls;
 mod upgrade;
 mod upgraded;
 mod worker;
@@ -69,7 +78,9 @@ pub use bound::HandedOver;
 pub use buffer::ReadBuf;
 pub use config::{Address, Config, Http2, Listener, UNIX_MODE};
 pub use error::Error;
+pub use limits::Limits;
 pub use metrics::Stats;
+pub use network::{Network, NetworkFault};
 pub use registry::{Preference, Registry};
 pub use rejection::{Reason, Rejection};
 pub use resource::Resource;
@@ -93,6 +104,18 @@ struct Protocols;
 #[doc = include_str!("../docs/websocket.md")]
 struct WebSockets;
 
+#[cfg(all(doctest, feature = "tls"))]
+#[doc = include_str!("../docs/tls.md")]
+struct TlsPage;
+
 #[cfg(doctest)]
 #[doc = include_str!("../docs/http2.md")]
 struct Http2Page;
+
+#[cfg(all(doctest, feature = "auth"))]
+#[doc = include_str!("../docs/authentication.md")]
+struct Authentication;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/limits.md")]
+struct LimitsPage;

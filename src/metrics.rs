@@ -20,6 +20,9 @@ pub(crate) struct Counters {
     pub(crate) lost: Cell<u64>,
     pub(crate) received: Cell<u64>,
     pub(crate) sent: Cell<u64>,
+    pub(crate) tls_handshakes: Cell<u64>,
+    pub(crate) tls_resumed: Cell<u64>,
+    tls_failures: RefCell<BTreeMap<&'static str, u64>>,
     upgrades: RefCell<BTreeMap<String, u64>>,
     rejections: RefCell<BTreeMap<&'static str, u64>>,
     ends: RefCell<BTreeMap<&'static str, u64>>,
@@ -37,6 +40,19 @@ impl Counters {
 
     pub(crate) fn rejected(&self, reason: Reason) {
         *self.rejections.borrow_mut().entry(reason.code()).or_default() += 1;
+    }
+
+    /// A handshake of TLS is done.
+    #[cfg(feature = "tls")]
+    pub(crate) fn secured(&self, is_resumed: bool) {
+        add(&self.tls_handshakes, 1);
+        add(&self.tls_resumed, is_resumed.into());
+    }
+
+    /// A handshake of TLS has failed, with a [code](crate::tls::Fault::code).
+    #[cfg(feature = "tls")]
+    pub(crate) fn not_secured(&self, code: &'static str) {
+        *self.tls_failures.borrow_mut().entry(code).or_default() += 1;
     }
 
     /// How a session ended: `ok`, or the kind of its error.
@@ -58,6 +74,14 @@ impl Counters {
             lost: self.lost.get(),
             received: self.received.get(),
             sent: self.sent.get(),
+            tls_handshakes: self.tls_handshakes.get(),
+            tls_resumed: self.tls_resumed.get(),
+            tls_failures: self
+                .tls_failures
+                .borrow()
+                .iter()
+                .map(|(code, count)| ((*code).to_owned(), *count))
+                .collect(),
             upgrades: self.upgrades.borrow().clone(),
             rejections: self
                 .rejections
@@ -98,6 +122,12 @@ pub struct Stats {
     pub received: u64,
     /// Bytes sent by sessions that have ended.
     pub sent: u64,
+    /// Handshakes of TLS that were done.
+    pub tls_handshakes: u64,
+    /// Of them, those that went on from an earlier session.
+    pub tls_resumed: u64,
+    /// Handshakes of TLS that failed, by the code of the reason (`tls::Fault::code`).
+    pub tls_failures: BTreeMap<String, u64>,
     /// Switches, by protocol.
     pub upgrades: BTreeMap<String, u64>,
     /// Refusals, by [reason code](crate::Reason::code).
@@ -121,10 +151,13 @@ impl Stats {
         self.lost += other.lost;
         self.received += other.received;
         self.sent += other.sent;
+        self.tls_handshakes += other.tls_handshakes;
+        self.tls_resumed += other.tls_resumed;
         for (mine, theirs) in [
             (&mut self.upgrades, &other.upgrades),
             (&mut self.rejections, &other.rejections),
             (&mut self.ends, &other.ends),
+            (&mut self.tls_failures, &other.tls_failures),
         ] {
             for (key, count) in theirs {
                 *mine.entry(key.clone()).or_default() += count;

@@ -9,9 +9,15 @@ use std::{
     thread::{self, JoinHandle},
 };
 
+#[cfg(feature = "tls")]
+use crate::tls::{
+    Acceptor, CertificateStatus, LoadError,
+    watch::{self, Watch},
+};
 use crate::{
     Address, Config, Driver, HandedOver, Listener, Registry, Stats, Token,
     bound::{Bound, Place},
+    limits::Admission,
     listener::{self, Listening},
     runtime::driver_of,
     worker::{Command, Control, Worker},
@@ -37,12 +43,18 @@ pub struct Server {
     tokens: Vec<Token>,
     threads: Vec<JoinHandle<()>>,
     handle: Handle,
+    /// For each listener whether it speaks TLS.
+    secure: Vec<bool>,
+    #[cfg(feature = "tls")]
+    _watch: Option<Watch>,
 }
 
 /// What can be asked of a running server, from any thread.
 #[derive(Clone, Debug, Default)]
 pub struct Handle {
     workers: Vec<Arc<Control>>,
+    #[cfg(feature = "tls")]
+    acceptors: Vec<Acceptor>,
 }
 
 impl Handle {
@@ -64,6 +76,24 @@ impl Handle {
     /// Cuts everything at once.
     pub fn stop(&self) {
         self.give(Command::Stop);
+    }
+
+    /// Reads the files of all certificates anew, and says in the log which they are. A file that changes is also seen by
+    /// itself, within some seconds.
+    ///
+    /// # Errors
+    /// The first that cannot be used. What was there before stays then, where that is; all others are taken.
+    #[cfg(feature = "tls")]
+    pub fn reload_certificates(&self) -> Result<(), LoadError> {
+        // All of them, and then the first error.
+        let results: Vec<_> = self.acceptors.iter().map(watch::reload).collect();
+        results.into_iter().collect()
+    }
+
+    /// The certificates that are shown now, of all listeners.
+    #[cfg(feature = "tls")]
+    pub fn certificates(&self) -> Vec<CertificateStatus> {
+        self.acceptors.iter().flat_map(Acceptor::certificates).collect()
     }
 
     fn give(&self, command: Command) {
@@ -134,17 +164,29 @@ impl Server {
         });
         let cores = core_affinity::get_core_ids().filter(|cores| cores.len() >= count);
         let registry = Arc::new(registry);
+        let admission = Arc::new(Admission::new(&config));
         let mut server = Self {
             addresses: addresses.collect(),
             bound,
             driver: config.driver,
             tokens: Vec::new(),
             threads: Vec::new(),
+            secure: config.listen.iter().map(Listener::is_secure).collect(),
             handle: Handle::default(),
+            #[cfg(feature = "tls")]
+            _watch: None,
         };
+        #[cfg(feature = "tls")]
+        {
+            let acceptors: Vec<_> =
+                config.listen.iter().filter_map(|listener| listener.tls.clone()).collect();
+            server._watch = Watch::new(acceptors.clone());
+            server.handle.acceptors = acceptors;
+        }
         for index in 0..count {
             let core = cores.as_ref().map(|cores| cores[index]);
             let (config, registry) = (config.clone(), Arc::clone(&registry));
+            let admission = Arc::clone(&admission);
             let control = Arc::new(Control::default());
             let (started, starting) = mpsc::sync_channel(1);
             let thread = thread::Builder::new().name(format!("switchpoint-{index}")).spawn({
@@ -155,7 +197,14 @@ impl Server {
                         core_affinity::set_for_current(core);
                     }
                     let mut started = Some(started);
-                    while !run_worker(&config, || registry(index), (index, &bound), &control, &mut started) {
+                    while !run_worker(
+                        &config,
+                        &admission,
+                        || registry(index),
+                        (index, &bound),
+                        &control,
+                        &mut started,
+                    ) {
                         tracing::error!(worker = index, "the worker lost its connections, and starts anew");
                     }
                 }
@@ -185,9 +234,12 @@ impl Server {
         &self.addresses
     }
 
-    /// All that it listens on, for people: `http://127.0.0.1:8080`, `unix:/run/chat.sock`.
+    /// All that it listens on, for people: `http://127.0.0.1:8080`, `https://127.0.0.1:8443`, `unix:/run/chat.sock`.
     pub fn places(&self) -> impl Iterator<Item = String> {
-        self.bound.iter().map(|bound| bound.place.to_string())
+        self.bound.iter().zip(&self.secure).map(|(bound, is_secure)| match &bound.place {
+            Place::Tcp(address) if *is_secure => format!("https://{address}"),
+            place => place.to_string(),
+        })
     }
 
     /// The sockets that it listens on, for another process to go on with, as [`Address::Inherited`]. From now on they are
@@ -265,6 +317,7 @@ type Started = mpsc::SyncSender<io::Result<(Driver, Vec<Token>)>>;
 /// runtime with it; the listeners are still there for the next one.
 fn run_worker(
     config: &Config,
+    admission: &Arc<Admission>,
     registry: impl FnOnce() -> Registry,
     (number, bound): (usize, &[Arc<Bound>]),
     control: &Arc<Control>,
@@ -278,7 +331,7 @@ fn run_worker(
             return true;
         }
     };
-    let worker = Worker::new(config.clone(), registry());
+    let worker = Worker::of_server(config.clone(), registry(), Arc::clone(admission));
     let (driver, tokens) = (driver_of(&runtime), worker.registry.tokens());
     let ended = panic::catch_unwind(panic::AssertUnwindSafe(|| {
         runtime.block_on(async {

@@ -17,7 +17,9 @@ use monoio::{BufResult, buf::SliceMut, io::AsyncReadRent, net::UnixStream};
 use pin_project_lite::pin_project;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown};
 
-use crate::{duplex::Duplex, h2c::Http2Stream};
+#[cfg(feature = "tls")]
+use crate::tls::{Info, PeerCertificate, Tls};
+use crate::{duplex::Duplex, h2c::Http2Stream, registry::LocalBoxFuture};
 
 /// A transport, now the protocol's own.
 #[derive(Debug)]
@@ -25,6 +27,9 @@ use crate::{duplex::Duplex, h2c::Http2Stream};
 pub enum Stream {
     /// A TCP connection.
     Tcp(Tcp),
+    /// TLS, over one of the others.
+    #[cfg(feature = "tls")]
+    Tls(Box<Tls>),
     /// A stream of an HTTP/2 connection (RFC 8441).
     H2(Http2Stream),
     /// The in-memory pipe of the tests.
@@ -37,50 +42,58 @@ impl Stream {
     /// Without a buffer it waits until there is something to be read, and reads nothing: `Ok(0)`.
     ///
     /// Dropping the future loses the buffer with what has arrived in it, so drop it only to close.
-    pub(crate) fn read(&self, buffer: Vec<u8>) -> impl Future<Output = BufResult<usize, Vec<u8>>> + use<'_> {
+    pub fn read(&self, buffer: Vec<u8>) -> impl Future<Output = BufResult<usize, Vec<u8>>> + use<'_> {
         if buffer.capacity() == 0 {
             return Reading::Ready { ready: self.readable() };
         }
         debug_assert!(buffer.len() < buffer.capacity(), "a read into no room looks like the end");
         match self {
             Self::Tcp(tcp) => Reading::Tcp { read: tcp.read(buffer) },
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => Reading::Boxed { read: tls.read(buffer) },
             Self::H2(stream) => Reading::H2 { read: stream.read(buffer) },
             Self::Memory(duplex) => Reading::Memory { read: duplex.read(buffer) },
         }
     }
 
     /// Appends what has already arrived to `buffer`, at most its spare capacity, without waiting.
-    pub(crate) fn try_read(&self, buffer: &mut Vec<u8>) -> io::Result<usize> {
+    pub fn try_read(&self, buffer: &mut Vec<u8>) -> io::Result<usize> {
         match self {
             Self::Tcp(tcp) => {
                 let spare = rustix::buffer::spare_capacity(buffer);
                 Ok(rustix::net::recv(tcp.fd(), spare, RecvFlags::DONTWAIT)?.0)
             }
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => tls.try_read(buffer),
             Self::H2(stream) => stream.try_read(buffer),
             Self::Memory(duplex) => duplex.try_read(buffer),
         }
     }
 
     /// Sends what there is room for, without waiting.
-    pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+    pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(tcp) => {
                 let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
                 Ok(rustix::net::send(tcp.fd(), bytes, flags)?)
             }
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => tls.try_write(&[IoSlice::new(bytes)]),
             Self::H2(stream) => stream.try_write(&[IoSlice::new(bytes)]),
             Self::Memory(duplex) => duplex.try_write(bytes),
         }
     }
 
     /// As [`try_write`](Self::try_write), from several places at once.
-    pub(crate) fn try_write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    pub fn try_write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
             Self::Tcp(tcp) => {
                 let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
                 let mut nothing = SendAncillaryBuffer::default();
                 Ok(rustix::net::sendmsg(tcp.fd(), slices, &mut nothing, flags)?)
             }
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => tls.try_write(slices),
             Self::H2(stream) => stream.try_write(slices),
             Self::Memory(duplex) => {
                 let mut sent = 0;
@@ -98,18 +111,22 @@ impl Stream {
     }
 
     /// Waits until [`try_read`](Self::try_read) may find something. Dropping the future loses nothing.
-    pub(crate) async fn readable(&self) -> io::Result<()> {
+    pub async fn readable(&self) -> io::Result<()> {
         match self {
             Self::Tcp(tcp) => tcp.stream().readable(false).await,
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => tls.readable().await,
             Self::H2(stream) => stream.readable().await,
             Self::Memory(duplex) => duplex.readable().await,
         }
     }
 
     /// Waits until [`try_write`](Self::try_write) may have room again.
-    pub(crate) async fn writable(&self) -> io::Result<()> {
+    pub async fn writable(&self) -> io::Result<()> {
         match self {
             Self::Tcp(tcp) => tcp.writable().await,
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => tls.writable().await,
             Self::H2(stream) => stream.writable().await,
             Self::Memory(duplex) => duplex.writable().await,
         }
@@ -119,24 +136,78 @@ impl Stream {
     pub(crate) fn socket(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Tcp(tcp) => Some(tcp.fd()),
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => tls.socket(),
             Self::H2(_) | Self::Memory(_) => None,
         }
     }
 
+    /// Whether all that was taken is with the kernel, or wherever it has to go. If not, [`writable`](Self::writable) waits
+    /// for that.
+    #[inline]
+    pub fn is_flushed(&self) -> bool {
+        match self {
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => tls.is_flushed(),
+            _ => true,
+        }
+    }
+
+    /// Whether nothing is left to be done before the [`socket`](Self::socket) can be read.
+    #[inline]
+    pub(crate) fn is_at_rest(&self) -> bool {
+        match self {
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => tls.is_at_rest(),
+            _ => true,
+        }
+    }
+
+    /// Whether nobody between the two ends can read it.
+    pub fn is_secure(&self) -> bool {
+        match self {
+            #[cfg(feature = "tls")]
+            Self::Tls(_) => true,
+            _ => false,
+        }
+    }
+
+    /// What the two sides of a TLS connection have agreed upon.
+    #[cfg(feature = "tls")]
+    pub fn tls(&self) -> Option<Info> {
+        match self {
+            Self::Tls(tls) => Some(tls.info()),
+            _ => None,
+        }
+    }
+
+    /// Who the peer has proved to be: a client that was asked for its certificate, or a server.
+    #[cfg(feature = "tls")]
+    pub fn peer_certificate(&self) -> Option<&PeerCertificate> {
+        match self {
+            Self::Tls(tls) => tls.peer_certificate(),
+            _ => None,
+        }
+    }
+
     /// Says that nothing more will be sent: the peer reads the end.
-    pub(crate) fn shutdown_write(&self) {
+    pub fn shutdown_write(&self) {
         match self {
             // An error means that the connection is gone already, which is what was wanted.
             Self::Tcp(tcp) => drop(rustix::net::shutdown(tcp.fd(), Shutdown::Write)),
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => tls.shutdown_write(),
             Self::H2(stream) => stream.shutdown_write(),
             Self::Memory(duplex) => duplex.shutdown_write(),
         }
     }
 
     /// Ends it in both directions; a pending read returns. The one way to end a connection from outside its task.
-    pub(crate) fn abort(&self) {
+    pub fn abort(&self) {
         match self {
             Self::Tcp(tcp) => drop(rustix::net::shutdown(tcp.fd(), Shutdown::Both)),
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => tls.abort(),
             Self::H2(stream) => stream.abort(),
             Self::Memory(duplex) => duplex.abort(),
         }
@@ -181,15 +252,16 @@ impl From<Duplex> for Stream {
 pin_project! {
     /// A wait for one of the transports; a type and not an `async fn`, which would have room for its parts twice.
     #[project = ReadingOf]
-    enum Reading<T, H, M, R> {
+    enum Reading<'a, T, H, M, R> {
         Tcp { #[pin] read: T },
+        Boxed { read: LocalBoxFuture<'a, BufResult<usize, Vec<u8>>> },
         H2 { #[pin] read: H },
         Memory { #[pin] read: M },
         Ready { #[pin] ready: R },
     }
 }
 
-impl<T, H, M, R> Future for Reading<T, H, M, R>
+impl<T, H, M, R> Future for Reading<'_, T, H, M, R>
 where
     T: Future<Output = BufResult<usize, SliceMut<Vec<u8>>>>,
     H: Future<Output = BufResult<usize, Vec<u8>>>,
@@ -204,6 +276,7 @@ where
                 let (result, slice) = ready!(read.poll(cx));
                 Poll::Ready((result, slice.into_inner()))
             }
+            ReadingOf::Boxed { read } => read.as_mut().poll(cx),
             ReadingOf::H2 { read } => read.poll(cx),
             ReadingOf::Memory { read } => read.poll(cx),
             ReadingOf::Ready { ready } => ready.poll(cx).map(|result| (result.map(|()| 0), Vec::new())),

@@ -1,9 +1,10 @@
 //! The trait that a protocol implements, and what it is given: a request to judge, then a connection to speak on.
 
-use std::{any::Any, borrow::Cow, cell::RefCell, fmt, net::SocketAddr};
+use std::{any::Any, borrow::Cow, cell::RefCell, fmt, net::SocketAddr, rc::Rc};
 
 use crate::{
-    Error, Listener, Rejection, Upgraded,
+    Error, Listener, Rejection, Stream, Upgraded,
+    authorize::{Authorize, Authorized, Identity},
     http::{Framing, Head, Target, Version},
 };
 
@@ -68,6 +69,15 @@ pub trait Upgrade: 'static {
     async fn authorize(&self, request: &Request<'_>) -> Result<(), Rejection> {
         let _ = request;
         Ok(())
+    }
+
+    /// The same, behind an [`Authorizer`](crate::authorize::Authorizer) or another that
+    /// [authorizes](crate::authorize::Authorize): it is asked first.
+    fn authorized_by(self, authorize: impl Authorize) -> Authorized<Self>
+    where
+        Self: Sized,
+    {
+        Authorized::new(self, authorize)
     }
 
     /// Decides from the request alone. It neither waits nor writes: the answer is its result.
@@ -253,20 +263,37 @@ impl fmt::Debug for Token {
 }
 
 /// A request, borrowed from the bytes that arrived.
-#[derive(Debug)]
 pub struct Request<'a> {
     pub(crate) head: Head<'a>,
     pub(crate) body: &'a [u8],
     pub(crate) peer: Option<SocketAddr>,
     pub(crate) listener: Option<&'a Listener>,
     pub(crate) draining: bool,
+    /// The connection; over HTTP/2, the one that all streams share.
+    pub(crate) stream: &'a Stream,
     /// The head as it arrived; nothing over HTTP/2, which has its own form.
     pub(crate) raw: &'a [u8],
     pub(crate) kept: &'a Kept,
 }
 
-/// What a handler keeps of a request for the session.
-pub(crate) type Kept = RefCell<Option<Box<dyn Any>>>;
+/// What is kept of a request for the session.
+#[derive(Debug, Default)]
+pub(crate) struct Kept(RefCell<ForSession>);
+
+/// What a session has of its request: who asked, and what the handler has kept.
+#[derive(Debug, Default)]
+pub(crate) struct ForSession {
+    pub(crate) identity: Option<Rc<Identity>>,
+    pub(crate) value: Option<Box<dyn Any>>,
+}
+
+impl Kept {
+    /// What there is of it.
+    pub(crate) fn take(&self) -> Option<Box<ForSession>> {
+        let kept = self.0.take();
+        (kept.identity.is_some() || kept.value.is_some()).then(|| Box::new(kept))
+    }
+}
 
 impl<'a> Request<'a> {
     /// The method, in upper case as the standard ones are.
@@ -328,6 +355,28 @@ impl<'a> Request<'a> {
         self.peer
     }
 
+    /// Whether it came by TLS: the scheme is `https` then, or `wss`. A proxy that did TLS for us is not asked.
+    pub fn is_secure(&self) -> bool {
+        self.stream.is_secure()
+    }
+
+    /// `https` or `http`.
+    pub fn scheme(&self) -> &'static str {
+        if self.is_secure() { "https" } else { "http" }
+    }
+
+    /// What the client and we have agreed upon, by TLS.
+    #[cfg(feature = "tls")]
+    pub fn tls(&self) -> Option<crate::tls::Info> {
+        self.stream.tls()
+    }
+
+    /// Who the client has proved to be, by a certificate of an authority that we trust.
+    #[cfg(feature = "tls")]
+    pub fn peer_certificate(&self) -> Option<&'a crate::tls::PeerCertificate> {
+        self.stream.peer_certificate()
+    }
+
     /// Which listener the connection came through; `None` for one that was brought to its
     /// [`Worker`](crate::Worker).
     pub fn listener(&self) -> Option<&'a Listener> {
@@ -337,12 +386,23 @@ impl<'a> Request<'a> {
     /// Keeps a value for the session, for instance the user whom [`authorize`](Upgrade::authorize) has found:
     /// [`Upgraded::kept`] and a WebSocket's `kept` give it back. The last one counts.
     pub fn keep<T: 'static>(&self, value: T) {
-        *self.kept.borrow_mut() = Some(Box::new(value));
+        self.kept.0.borrow_mut().value = Some(Box::new(value));
     }
 
     /// Looks at what was kept, for instance in [`negotiate`](Upgrade::negotiate).
     pub fn with_kept<T: 'static, R>(&self, look: impl FnOnce(Option<&T>) -> R) -> R {
-        look(self.kept.borrow().as_deref().and_then(<dyn Any>::downcast_ref))
+        look(self.kept.0.borrow().value.as_deref().and_then(<dyn Any>::downcast_ref))
+    }
+
+    /// Who asks, as an [`Authorizer`](crate::authorize::Authorizer) before the handler has found. The session has it, too:
+    /// [`Upgraded::identity`], and that of a WebSocket.
+    pub fn identity(&self) -> Option<Rc<Identity>> {
+        self.kept.0.borrow().identity.clone()
+    }
+
+    /// Says who asks, for handlers that find out by themselves.
+    pub fn identify(&self, identity: Identity) {
+        self.kept.0.borrow_mut().identity = Some(Rc::new(identity));
     }
 
     /// Whether the server is on its way out: a readiness check answers no.
@@ -367,9 +427,10 @@ impl<'a> Request<'a> {
         Cow::Owned(head)
     }
 
-    /// Whether it may be upgraded to another version of HTTP where it came from.
+    /// Whether it may be upgraded to another version of HTTP where it came from. By TLS, ALPN has chosen one
+    /// (RFC 7540 3.3).
     pub(crate) fn may_change_http(&self) -> bool {
-        self.listener.is_none_or(|listener| listener.h2c)
+        !self.is_secure() && self.listener.is_none_or(|listener| listener.h2c)
     }
 
     pub(crate) fn has_body(&self) -> bool {
@@ -378,6 +439,20 @@ impl<'a> Request<'a> {
 
     pub(crate) fn is_options_asterisk(&self) -> bool {
         matches!(self.head.target, Target::Asterisk)
+    }
+}
+
+impl fmt::Debug for Request<'_> {
+    /// Without the query, the values of fields and the body, which may be secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.head.fields.iter().map(|(name, _)| name).collect();
+        f.debug_struct("Request")
+            .field("method", &self.method())
+            .field("path", &self.path())
+            .field("version", &self.head.version)
+            .field("fields", &names)
+            .field("peer", &self.peer)
+            .finish_non_exhaustive()
     }
 }
 

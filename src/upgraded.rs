@@ -4,6 +4,7 @@ use std::{io, net::SocketAddr, rc::Rc, time::Duration};
 
 use crate::{
     Error,
+    authorize::Identity,
     buffer::ReadBuf,
     sessions::{Interrupt, Link, NEVER, Side},
 };
@@ -64,7 +65,12 @@ impl Upgraded {
         self.writer.link.kept()
     }
 
-    /// Whether the server drains: that is then why [`fill`](Self::fill) has returned `false`.
+    /// Who asked for it, if it was asked for behind an [`Authorizer`](crate::authorize::Authorizer).
+    pub fn identity(&self) -> Option<&Identity> {
+        self.writer.link.identity()
+    }
+
+    /// Whether the server drains, or the session has lasted as long as it may: that is then why [`fill`](Self::fill) has returned `false`.
     pub fn is_draining(&self) -> bool {
         self.writer.link.is_goodbye()
     }
@@ -191,8 +197,12 @@ impl Writer {
 
 /// Sends all of it, under the write deadline, which each byte that the peer takes moves on.
 pub(crate) async fn write_all(link: &Link, mut bytes: &[u8]) -> Result<(), Error> {
-    while !bytes.is_empty() {
-        match link.stream.try_write(bytes) {
+    while !bytes.is_empty() || !link.stream.is_flushed() {
+        let taken = match bytes {
+            [] => Err(io::ErrorKind::WouldBlock.into()),
+            _ => link.stream.try_write(bytes),
+        };
+        match taken {
             Ok(count) => {
                 bytes = &bytes[count..];
                 link.sent.set(link.sent.get() + count as u64);

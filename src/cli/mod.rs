@@ -3,6 +3,8 @@
 mod debug_head;
 mod doctor;
 mod serve;
+#[cfg(feature = "tls")]
+mod tls;
 
 use std::process::ExitCode;
 

@@ -12,9 +12,11 @@ use std::{
 use clap::Args;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::{
-    consts::{SIGINT, SIGTERM},
+    consts::{SIGHUP, SIGINT, SIGTERM},
     iterator::Signals,
 };
+#[cfg(feature = "tls")]
+use switchpoint::Listener;
 use switchpoint::{
     Config, Driver, Server, Stats,
     protocols::{self, H2c, websocket},
@@ -79,6 +81,9 @@ pub(super) struct Arguments {
     /// a secret is left out. Off by default.
     #[arg(long, value_name = "PATH", value_parser = path)]
     debug_head: Option<String>,
+    #[cfg(feature = "tls")]
+    #[command(flatten)]
+    tls: super::tls::TlsArguments,
     /// How much to log: `error`, `warn`, `info` (refusals), `debug` (every session), or a filter such as
     /// `switchpoint=debug`.
     #[arg(long, value_name = "LEVEL", env = "SWITCHPOINT_LOG", default_value = "info", value_parser = filter)]
@@ -158,6 +163,17 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
         .with_target(false)
         .init();
     raise_descriptor_limit();
+    #[cfg(feature = "tls")]
+    let (config, certificate) = match arguments.tls.acceptor() {
+        Ok(acceptor) => {
+            let certificate = acceptor.as_ref().and_then(|acceptor| arguments.tls.line(acceptor));
+            let secure = |listener| Listener { tls: acceptor.clone(), ..listener };
+            (Config { listen: config.listen.into_iter().map(secure).collect(), ..config }, certificate)
+        }
+        Err(error) => return fail(&error),
+    };
+    #[cfg(not(feature = "tls"))]
+    let certificate = None::<String>;
 
     // Before the workers are there, so that no signal is missed.
     let signals = match signals() {
@@ -182,9 +198,17 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
         Err(error) => return fail(&error.to_string()),
     };
     say(&start_line(&server));
+    if let Some(line) = certificate {
+        say(&line);
+    }
 
-    // The thread ends with the process; the channel cannot close before.
-    let first = signals.recv().unwrap_or(SIGTERM);
+    let first = loop {
+        // The thread ends with the process; the channel cannot close before.
+        match signals.recv().unwrap_or(SIGTERM) {
+            SIGHUP => reload(&server),
+            signal => break signal,
+        }
+    };
     let before = server.stats();
     let begun = Instant::now();
     server.drain();
@@ -196,6 +220,7 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
     ));
     while !server.is_over() {
         match signals.recv_timeout(Duration::from_millis(10)) {
+            Ok(SIGHUP) => {}
             Ok(_) => server.stop(),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => thread::sleep(Duration::from_millis(10)),
@@ -203,6 +228,14 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
     }
     say(&last_line(&before, &server.join(), begun.elapsed()));
     ExitCode::SUCCESS
+}
+
+/// Reads anew what can be read anew.
+fn reload(server: &Server) {
+    #[cfg(feature = "tls")]
+    drop(server.handle().reload_certificates()); // the log says what could not be read
+    #[cfg(not(feature = "tls"))]
+    let _ = server;
 }
 
 /// Says something on standard output, if anybody still listens there.
@@ -225,7 +258,7 @@ fn raise_descriptor_limit() {
 }
 
 fn signals() -> io::Result<mpsc::Receiver<i32>> {
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
     let (sender, receiver) = mpsc::channel();
     thread::Builder::new().name("signals".into()).spawn(move || {
         for signal in signals.forever() {
