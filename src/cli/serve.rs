@@ -20,7 +20,10 @@ use signal_hook::{
 use switchpoint::{Config, Listener};
 use switchpoint::{Server, Stats};
 
-use super::config::{Layers, Settled};
+use super::{
+    config::{Layers, Settled},
+    debug_head,
+};
 
 /// How to serve. Flags come before the environment, the environment before the file, and the file before the defaults.
 #[derive(Args, Clone, Debug, Default)]
@@ -81,6 +84,10 @@ pub(super) struct Arguments {
     /// [default: 64KiB].
     #[arg(long, value_name = "SIZE")]
     body_max: Option<String>,
+    /// Sends back at this path, which nothing else may have, the head of each request, as it arrived, for
+    /// `switchpoint explain --through`. What could be a secret is left out. Off by default.
+    #[arg(long, value_name = "PATH", value_parser = path)]
+    debug_head: Option<String>,
     #[cfg(feature = "tls")]
     #[command(flatten)]
     tls: super::tls::TlsArguments,
@@ -93,6 +100,14 @@ pub(super) struct Arguments {
 fn setting(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("a setting is KEY=VALUE, such as limits.head_time=5s")?;
     Ok((key.trim().to_owned(), value.trim().to_owned()))
+}
+
+fn path(text: &str) -> Result<String, String> {
+    if text.starts_with('/') && !text.contains(['?', '#', ' ']) {
+        Ok(text.to_owned())
+    } else {
+        Err("a path begins with `/`".into())
+    }
 }
 
 impl Arguments {
@@ -156,6 +171,15 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         Ok(config) => config,
         Err(error) => return fail(&error),
     };
+    #[cfg(feature = "tls")]
+    let config = match arguments.tls.acceptor() {
+        Ok(Some(acceptor)) => {
+            let secure = |listener| Listener { tls: Some(acceptor.clone()), ..listener };
+            Config { listen: config.listen.into_iter().map(secure).collect(), ..config }
+        }
+        Ok(None) => config,
+        Err(error) => return fail(&error),
+    };
     let drain_time = config.drain_time;
     tracing_subscriber::fmt()
         .with_env_filter(&settings.log)
@@ -170,14 +194,19 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         Ok(signals) => signals,
         Err(error) => return fail(&format!("cannot wait for signals: {error}")),
     };
-    let server = match Server::start(config, move |_core| settings.registry()) {
+    // It lives as long as the process.
+    let debug_head: Option<&'static str> = arguments.debug_head.clone().map(|path| &*path.leak());
+    let registry = move |_core| match debug_head {
+        Some(path) => settings.registry().get(path, debug_head::answer),
+        None => settings.registry(),
+    };
+    let server = match Server::start(config, registry) {
         Ok(server) => server,
         Err(error) => return fail(&error.to_string()),
     };
     say(&start_line(&server));
-    if let Some(line) = certificate {
-        say(&line);
-    }
+    #[cfg(feature = "tls")]
+    super::tls::self_signed_lines(&server).for_each(|line| say(&line));
 
     let first = loop {
         // The thread ends with the process; the channel cannot close before.
