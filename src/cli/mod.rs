@@ -1,5 +1,8 @@
 //! What the program can be told: a file for each command, and the list.
 
+mod check_config;
+mod config;
+mod print_config;
 mod serve;
 #[cfg(feature = "tls")]
 mod tls;
@@ -26,14 +29,20 @@ struct Cli {
 enum Command {
     /// Serves until SIGTERM or Ctrl-C, then drains. This is what happens without a command.
     Serve(serve::Arguments),
+    /// Looks for errors in a file of settings, and in the environment and the flags over it. Exit code 0 without, 2 with.
+    CheckConfig(check_config::Arguments),
+    /// Prints every setting that holds, and where it comes from: default, file and line, variable or flag.
+    PrintConfig(print_config::Arguments),
 }
 
 /// Reads the arguments and does what they say.
 pub(crate) fn run() -> ExitCode {
     let cli = Cli::parse();
     match cli.command {
-        Some(Command::Serve(arguments)) => serve::run(arguments),
-        None => serve::run(cli.serve),
+        Some(Command::Serve(arguments)) => serve::run(&arguments),
+        Some(Command::CheckConfig(arguments)) => check_config::run(arguments),
+        Some(Command::PrintConfig(arguments)) => print_config::run(&arguments),
+        None => serve::run(&cli.serve),
     }
 }
 

@@ -10,33 +10,57 @@ pub use echo::Echo;
 pub use h2c::H2c;
 pub use websocket::WebSocket;
 
-use crate::{Error, Registry, Request, Response, protocols::websocket::Socket};
+use crate::{Error, Registry, Rejection, Request, Response, protocols::websocket::Socket};
 
 /// What the `switchpoint` program serves: a page that shows the switch at `/`, checks at `/healthz` and `/readyz`,
 /// `/echo`, which speaks the protocols of the list, and `/echo-body`, which sends back what is posted to it. `h2c` is
 /// added by who wants it.
 pub fn demonstration(websocket: websocket::Settings) -> Registry {
     Registry::new()
-        .get("/", |_| Response::html(PAGE).field("Content-Security-Policy", PAGE_POLICY))
-        .get("/healthz", |_| Response::text("ok\n").field("Cache-Control", "no-store"))
-        .get("/readyz", |request| {
-            let (status, text) = if request.is_draining() { (503, "draining\n") } else { (200, "ready\n") };
-            Response::text(text).with_status(status).field("Cache-Control", "no-store")
-        })
-        .post("/echo-body", async |request: &Request<'_>| {
-            Ok(Response::new(200).with_bytes("application/octet-stream", request.body().to_vec()))
-        })
-        .at("/echo", WebSocket::new(echo_messages).with(websocket).shows_handshake())
+        .get("/", page)
+        .get("/healthz", health)
+        .get("/readyz", readiness)
+        .post("/echo-body", mirror)
+        .at("/echo", echo_messages(websocket).shows_handshake())
         .at("/echo", Echo)
 }
 
-/// Sends every message back.
-async fn echo_messages(socket: Socket) -> Result<(), Error> {
-    let (mut receiver, sender) = socket.split();
-    while let Some(message) = receiver.recv().await? {
-        sender.send(message).await?;
-    }
-    Ok(())
+/// The page that shows the switch, at `/echo`.
+pub fn page(_: &Request<'_>) -> Response {
+    Response::html(PAGE).field("Content-Security-Policy", PAGE_POLICY)
+}
+
+/// 200, for as long as there is a server.
+pub fn health(_: &Request<'_>) -> Response {
+    Response::text("ok\n").field("Cache-Control", "no-store")
+}
+
+/// 200, or 503 once the server drains: who sends clients here sends them elsewhere.
+pub fn readiness(request: &Request<'_>) -> Response {
+    let (status, text) = if request.is_draining() { (503, "draining\n") } else { (200, "ready\n") };
+    Response::text(text).with_status(status).field("Cache-Control", "no-store")
+}
+
+/// Sends the request's body back.
+///
+/// # Errors
+/// Never.
+pub async fn mirror(request: &Request<'_>) -> Result<Response, Rejection> {
+    Ok(Response::new(200).with_bytes("application/octet-stream", request.body().to_vec()))
+}
+
+/// A WebSocket that sends every message back.
+pub fn echo_messages(
+    settings: websocket::Settings,
+) -> WebSocket<impl AsyncFn(Socket) -> Result<(), Error> + 'static> {
+    WebSocket::new(async |socket: Socket| {
+        let (mut receiver, sender) = socket.split();
+        while let Some(message) = receiver.recv().await? {
+            sender.send(message).await?;
+        }
+        Ok(())
+    })
+    .with(settings)
 }
 
 const PAGE: &str = include_str!("../page/index.html");
