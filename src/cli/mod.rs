@@ -2,10 +2,15 @@
 
 mod check_config;
 mod config;
+mod generate;
+mod life;
 mod print_config;
 mod serve;
+mod service_manager;
+mod successor;
 #[cfg(feature = "tls")]
 mod tls;
+mod upgrade_binary;
 
 use std::process::ExitCode;
 
@@ -29,6 +34,11 @@ struct Cli {
 enum Command {
     /// Serves until SIGTERM or Ctrl-C, then drains. This is what happens without a command.
     Serve(serve::Arguments),
+    /// Has a running server start its program's file anew, and hand its sockets over: nobody is refused meanwhile.
+    UpgradeBinary(upgrade_binary::Arguments),
+    /// Writes the manual pages and the shells' completions, for packages.
+    #[command(hide = true)]
+    Generate(generate::Arguments),
     /// Looks for errors in a file of settings, and in the environment and the flags over it. Exit code 0 without, 2 with.
     CheckConfig(check_config::Arguments),
     /// Prints every setting that holds, and where it comes from: default, file and line, variable or flag.
@@ -37,11 +47,16 @@ enum Command {
 
 /// Reads the arguments and does what they say.
 pub(crate) fn run() -> ExitCode {
+    if let Some(code) = successor::step() {
+        return code;
+    }
     let cli = Cli::parse();
     match cli.command {
         Some(Command::Serve(arguments)) => serve::run(&arguments),
         Some(Command::CheckConfig(arguments)) => check_config::run(arguments),
         Some(Command::PrintConfig(arguments)) => print_config::run(&arguments),
+        Some(Command::UpgradeBinary(arguments)) => upgrade_binary::run(&arguments),
+        Some(Command::Generate(arguments)) => generate::run(&arguments),
         None => serve::run(&cli.serve),
     }
 }
