@@ -40,6 +40,8 @@ pub(super) struct Life {
     /// Where the process is written to once it serves.
     pid_file: Option<PidFile>,
     drain_time: Duration,
+    /// A new process was started, and has not said yet that it serves.
+    is_upgrading: bool,
 }
 
 impl Life {
@@ -61,6 +63,7 @@ impl Life {
             manager: ServiceManager::of_this_process(),
             pid_file: None,
             drain_time: Duration::ZERO,
+            is_upgrading: false,
         })
     }
 
@@ -114,23 +117,25 @@ impl Life {
 
     /// Serves, and tells why it does no longer.
     fn serve(&mut self, server: &Server) -> End {
-        let mut is_upgrading = false;
         loop {
             let event = self.events.recv_timeout(self.manager.patience());
             self.manager.ping(&server.handle());
             match event {
-                Ok(Event::Signal(SIGUSR2)) if is_upgrading => {
+                Ok(Event::Signal(SIGUSR2)) if self.is_upgrading => {
                     tracing::warn!("a new process is being started already");
                 }
                 Ok(Event::Signal(SIGUSR2)) => match self.upgrade(server) {
-                    Ok(()) => is_upgrading = true,
+                    Ok(()) => self.is_upgrading = true,
                     Err(error) => self.stay(server, &error.to_string()),
                 },
                 Ok(Event::Signal(SIGHUP)) => self.reload(server),
                 Ok(Event::Signal(signal)) => return End::Signal(signal),
-                Ok(Event::Successor(Ok(ready))) => return End::Successor(ready),
+                Ok(Event::Successor(Ok(ready))) => {
+                    self.is_upgrading = false;
+                    return End::Successor(ready);
+                }
                 Ok(Event::Successor(Err(why))) => {
-                    is_upgrading = false;
+                    self.is_upgrading = false;
                     self.stay(server, &why);
                 }
                 Err(RecvTimeoutError::Timeout) => {}
@@ -197,16 +202,22 @@ impl Life {
         // A service manager tells all processes of a service to end. Who drains already because it was replaced was told
         // nothing by that yet.
         let mut may_drain_on = matches!(end, End::Successor(_));
-        while !server.is_over() {
+        while !server.is_over() || self.is_upgrading {
             match self.events.recv_timeout(Duration::from_millis(10)) {
                 Ok(Event::Signal(SIGINT | SIGTERM)) if may_drain_on => may_drain_on = false,
-                Ok(Event::Signal(SIGINT | SIGTERM)) => server.stop(),
+                Ok(Event::Signal(SIGINT | SIGTERM)) => {
+                    server.stop();
+                    self.is_upgrading = false;
+                }
                 Ok(Event::Signal(SIGUSR2)) => {
                     tracing::warn!("no new process is started: this one is at its end")
                 }
                 // It came too late: this server was told to end, and so is that one.
-                Ok(Event::Successor(Ok(ready))) => ready.end(),
-                Ok(Event::Signal(_) | Event::Successor(Err(_))) | Err(_) => {}
+                Ok(Event::Successor(outcome)) => {
+                    self.is_upgrading = false;
+                    outcome.into_iter().for_each(Ready::end);
+                }
+                Ok(Event::Signal(_)) | Err(_) => {}
             }
             self.manager.ping(&server.handle());
         }
