@@ -6,7 +6,11 @@ use std::{
     io::Write,
     path::{Path, PathBuf},
     process::{self, ExitCode},
-    sync::mpsc::{self, Receiver, RecvTimeoutError, Sender},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{self, Receiver, RecvTimeoutError, Sender},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -42,6 +46,8 @@ pub(super) struct Life {
     drain_time: Duration,
     /// A new process was started, and has not said yet that it serves.
     is_upgrading: bool,
+    /// This process was told to end, so no new one is wanted.
+    is_ending: Arc<AtomicBool>,
 }
 
 impl Life {
@@ -64,6 +70,7 @@ impl Life {
             pid_file: None,
             drain_time: Duration::ZERO,
             is_upgrading: false,
+            is_ending: Arc::default(),
         })
     }
 
@@ -151,10 +158,10 @@ impl Life {
         let successor = Successor::start(&self.invocation, &sockets)?;
         tracing::info!("a new process was started, to take over");
         self.manager.reloading("A new process is about to take over");
-        let sender = self.sender.clone();
+        let (sender, is_ending) = (self.sender.clone(), Arc::clone(&self.is_ending));
         thread::Builder::new().name("successor".into()).spawn(move || {
             // If nobody hears it, this process is at its end already.
-            drop(sender.send(Event::Successor(successor.wait(READY_TIME))));
+            drop(sender.send(Event::Successor(successor.wait(READY_TIME, &is_ending))));
         })?;
         Ok(())
     }
@@ -180,6 +187,7 @@ impl Life {
         let within = humantime::format_duration(self.drain_time);
         let line = match end {
             End::Signal(signal) => {
+                self.is_ending.store(true, Ordering::Relaxed);
                 server.drain();
                 let name = if *signal == SIGINT { "SIGINT" } else { "SIGTERM" };
                 self.manager.stopping(&format!("Draining {} sessions", before.sessions));

@@ -22,6 +22,7 @@ use std::{
     path::PathBuf,
     process::{self, Child, Command, ExitCode},
     str::FromStr,
+    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -87,15 +88,17 @@ impl Successor {
         Ok(Self { between: between?, pipe })
     }
 
-    /// Waits for its word, at most for `limit`. A process that is not ready by then is ended.
-    pub(super) fn wait(mut self, limit: Duration) -> Result<Ready, String> {
+    /// Waits for its word, at most for `limit`, and until nobody wants to know any more. A process that is not ready by then
+    /// is ended.
+    pub(super) fn wait(mut self, limit: Duration, is_unwanted: &AtomicBool) -> Result<Ready, String> {
         let mut said = Said::default();
-        let read = said.read(&mut self.pipe, Instant::now() + limit);
+        let read = said.read(&mut self.pipe, Instant::now() + limit, is_unwanted);
         let between =
             self.end_between(if said.pid.is_some() { Duration::from_secs(2) } else { Duration::ZERO });
         let why = match (read, said.pid) {
             (Ok(true), Some(pid)) if said.is_ready() => return Ok(Ready { pid }),
             (Ok(true), _) => None,
+            (Ok(false), _) if is_unwanted.load(Ordering::Relaxed) => Some("this server is at its end".into()),
             (Ok(false), _) => Some(format!("it was not ready after {}", humantime::format_duration(limit))),
             (Err(error), _) => Some(error.to_string()),
         };
@@ -182,6 +185,8 @@ struct Said {
 const PID: &str = "pid ";
 const READY: &[u8] = b"ready\n";
 const REASON_MAX: usize = 4096;
+/// How often a wait looks whether it is still wanted.
+const LOOK_UP: Duration = Duration::from_millis(100);
 
 impl Said {
     fn is_ready(&self) -> bool {
@@ -204,13 +209,16 @@ impl Said {
     }
 
     /// Reads until it is ready, or to the end of `pipe`; `false` if that did not come in time.
-    fn read(&mut self, pipe: &mut PipeReader, until: Instant) -> io::Result<bool> {
+    fn read(&mut self, pipe: &mut PipeReader, until: Instant, is_unwanted: &AtomicBool) -> io::Result<bool> {
         let mut piece = [0; 512];
         while !(self.is_ready() && self.pid.is_some()) {
             let left = until.saturating_duration_since(Instant::now());
-            let timeout = Timespec::try_from(left).map_err(io::Error::other)?;
+            if left.is_zero() || is_unwanted.load(Ordering::Relaxed) {
+                return Ok(false);
+            }
+            let timeout = Timespec::try_from(left.min(LOOK_UP)).map_err(io::Error::other)?;
             match poll(&mut [PollFd::new(&*pipe, PollFlags::IN)], Some(&timeout)) {
-                Ok(0) => return Ok(false),
+                Ok(0) => continue,
                 Ok(_) => {}
                 Err(rustix::io::Errno::INTR) => continue,
                 Err(error) => return Err(error.into()),
@@ -364,7 +372,7 @@ mod tests {
     fn outcome(script: &str, limit: Duration) -> Result<Ready, String> {
         let invocation =
             Invocation { program: "/bin/sh".into(), arguments: vec!["-c".into(), script.into()] };
-        Successor::start(&invocation, &[]).unwrap().wait(limit)
+        Successor::start(&invocation, &[]).unwrap().wait(limit, &AtomicBool::new(false))
     }
 
     const SAY: &str = "pipe=${SWITCHPOINT_TAKES_OVER#*:}; pipe=${pipe%%:*}; eval \"exec 3>&$pipe\"; ";
@@ -393,6 +401,16 @@ mod tests {
         assert!(begun.elapsed() < Duration::from_secs(20));
         let mut named = named;
         assert!(!named.wait().unwrap().success(), "it was killed");
+    }
+
+    #[test]
+    fn nobody_waits_for_a_successor_that_is_not_wanted() {
+        let invocation = Invocation { program: "/bin/sleep".into(), arguments: vec!["60".into()] };
+        let begun = Instant::now();
+        let patience = Duration::from_secs(60);
+        let why = Successor::start(&invocation, &[]).unwrap().wait(patience, &AtomicBool::new(true));
+        assert_eq!(why.unwrap_err(), "this server is at its end");
+        assert!(begun.elapsed() < Duration::from_secs(20));
     }
 
     #[test]

@@ -103,9 +103,9 @@ impl Arguments {
             }
             (None, None) => return Err("say which process".into()),
         };
-        Pid::from_raw(number)
-            .filter(|_| number > 1)
-            .ok_or_else(|| format!("{number} is no process of a server"))
+        // 0 and below are groups of processes, and 1 is the one that none of ours can be replaced in.
+        let pid = if number > 1 { Pid::from_raw(number) } else { None };
+        pid.ok_or_else(|| format!("{number} is no process of a server"))
     }
 }
 

@@ -196,6 +196,17 @@ def a_binary_that_does_not_start_costs_nothing():
         no_panic(server.log())
 
 
+def a_server_that_is_told_to_end_waits_for_no_other():
+    with Installed() as server:
+        server.becomes("exec sleep 60")
+        os.kill(server.process.pid, signal.SIGUSR2)
+        until(5, lambda: "a new process was started" in server.log())
+        began = time.monotonic()
+        os.kill(server.process.pid, signal.SIGTERM)
+        assert server.process.wait(10) == 0, server.log()
+        print(f"        it ended after {time.monotonic() - began:.1f} s")
+
+
 def the_command_harms_nobody_who_is_no_server():
     with subprocess.Popen(["sleep", "60"]) as other:
         try:
@@ -1009,6 +1020,7 @@ def reset(peer):
 CHECKS = [
     a_new_binary_takes_over_and_the_old_one_says_goodbye,
     a_binary_that_does_not_start_costs_nothing,
+    a_server_that_is_told_to_end_waits_for_no_other,
     the_command_harms_nobody_who_is_no_server,
     nothing_but_the_sockets_is_passed_on,
     a_connection_that_asks_late_is_served_by_whom_it_reached,
