@@ -2,9 +2,11 @@
 
 mod check_config;
 mod config;
+mod connect;
 mod generate;
 mod life;
 mod print_config;
+mod replay;
 mod serve;
 mod service_manager;
 mod successor;
@@ -43,6 +45,10 @@ enum Command {
     CheckConfig(check_config::Arguments),
     /// Prints every setting that holds, and where it comes from: default, file and line, variable or flag.
     PrintConfig(print_config::Arguments),
+    /// Talks to a server from the terminal, a pipe or a script: WebSocket, or any protocol behind an upgrade.
+    Connect(connect::Arguments),
+    /// Plays a recorded trace again: the client's side of it, to see what a server answers now.
+    Replay(replay::Arguments),
 }
 
 /// Reads the arguments and does what they say.
@@ -55,6 +61,8 @@ pub(crate) fn run() -> ExitCode {
         Some(Command::Serve(arguments)) => serve::run(&arguments),
         Some(Command::CheckConfig(arguments)) => check_config::run(arguments),
         Some(Command::PrintConfig(arguments)) => print_config::run(&arguments),
+        Some(Command::Connect(arguments)) => connect::run(arguments),
+        Some(Command::Replay(arguments)) => replay::run(arguments),
         Some(Command::UpgradeBinary(arguments)) => upgrade_binary::run(&arguments),
         Some(Command::Generate(arguments)) => generate::run(&arguments),
         None => serve::run(&cli.serve),

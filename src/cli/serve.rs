@@ -200,7 +200,7 @@ pub(super) fn refuse(problems: &str) -> ExitCode {
     let count = problems.lines().filter(|line| line.starts_with("error: ")).count();
     let errors = if count == 1 { "an error".into() } else { format!("{count} errors") };
     // Not `eprintln!`, which panics where standard error cannot be written to.
-    drop(write!(io::stderr(), "{problems}switchpoint: {errors} in the configuration\n"));
+    drop(writeln!(io::stderr(), "{problems}switchpoint: {errors} in the configuration"));
     ExitCode::from(2)
 }
 
