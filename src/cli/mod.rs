@@ -5,11 +5,16 @@ mod config;
 mod connect;
 mod debug_head;
 mod doctor;
+mod generate;
+mod life;
 mod print_config;
 mod replay;
 mod serve;
+mod service_manager;
+mod successor;
 #[cfg(feature = "tls")]
 mod tls;
+mod upgrade_binary;
 
 use std::process::ExitCode;
 
@@ -40,6 +45,11 @@ enum Command {
     Doctor(doctor::Arguments),
     /// Draws one handshake: name, connection, TLS, and each field with what it means.
     Explain(doctor::explain::Arguments),
+    /// Has a running server start its program's file anew, and hand its sockets over: nobody is refused meanwhile.
+    UpgradeBinary(upgrade_binary::Arguments),
+    /// Writes the manual pages and the shells' completions, for packages.
+    #[command(hide = true)]
+    Generate(generate::Arguments),
     /// Looks for errors in a file of settings, and in the environment and the flags over it. Exit code 0 without, 2 with.
     CheckConfig(check_config::Arguments),
     /// Prints every setting that holds, and where it comes from: default, file and line, variable or flag.
@@ -52,6 +62,9 @@ enum Command {
 
 /// Reads the arguments and does what they say.
 pub(crate) fn run() -> ExitCode {
+    if let Some(code) = successor::step() {
+        return code;
+    }
     let cli = Cli::parse();
     match cli.command {
         Some(Command::Serve(arguments)) => serve::run(&arguments),
@@ -61,6 +74,8 @@ pub(crate) fn run() -> ExitCode {
         Some(Command::PrintConfig(arguments)) => print_config::run(&arguments),
         Some(Command::Connect(arguments)) => connect::run(arguments),
         Some(Command::Replay(arguments)) => replay::run(arguments),
+        Some(Command::UpgradeBinary(arguments)) => upgrade_binary::run(&arguments),
+        Some(Command::Generate(arguments)) => generate::run(&arguments),
         None => serve::run(&cli.serve),
     }
 }

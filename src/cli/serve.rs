@@ -5,24 +5,18 @@ use std::{
     io::{self, IsTerminal, Write},
     path::PathBuf,
     process::ExitCode,
-    sync::mpsc::{self, RecvTimeoutError},
-    thread,
-    time::{Duration, Instant},
 };
 
 use clap::Args;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use signal_hook::{
-    consts::{SIGHUP, SIGINT, SIGTERM},
-    iterator::Signals,
-};
+use switchpoint::Server;
 #[cfg(feature = "tls")]
 use switchpoint::{Config, Listener};
-use switchpoint::{Server, Stats};
 
 use super::{
     config::{Layers, Settled},
     debug_head,
+    life::{Life, complain},
 };
 
 /// How to serve. Flags come before the environment, the environment before the file, and the file before the defaults.
@@ -88,6 +82,9 @@ pub(super) struct Arguments {
     /// `switchpoint explain --through`. What could be a secret is left out. Off by default.
     #[arg(long, value_name = "PATH", value_parser = path)]
     debug_head: Option<String>,
+    /// A file for the number of the process, for `switchpoint upgrade-binary --pid-file`.
+    #[arg(long, value_name = "FILE")]
+    pid_file: Option<PathBuf>,
     #[cfg(feature = "tls")]
     #[command(flatten)]
     tls: super::tls::TlsArguments,
@@ -151,7 +148,7 @@ impl Arguments {
         }
         let settled = layers.settle().map_err(|problems| problems.to_string())?;
         for warning in &settled.warnings {
-            eprintln!("switchpoint: warning: {warning}");
+            complain(&format!("warning: {warning}"));
         }
         Ok(settled)
     }
@@ -163,13 +160,23 @@ fn variables() -> impl Iterator<Item = (String, String)> {
 }
 
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
+    let mut life = match Life::begin() {
+        Ok(life) => life.pid_file(arguments.pid_file.clone()),
+        Err(error) => {
+            complain(&format!("the process cannot be readied: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
     let settings = match arguments.settle() {
         Ok(settled) => settled.settings,
-        Err(problems) => return refuse(&problems),
+        Err(problems) => {
+            life.tell_predecessor(&problems);
+            return refuse(&problems);
+        }
     };
     let config = match settings.config() {
         Ok(config) => config,
-        Err(error) => return fail(&error),
+        Err(error) => return life.fail(&error),
     };
     #[cfg(feature = "tls")]
     let config = match arguments.tls.acceptor() {
@@ -178,87 +185,41 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
             Config { listen: config.listen.into_iter().map(secure).collect(), ..config }
         }
         Ok(None) => config,
-        Err(error) => return fail(&error),
+        Err(error) => return life.fail(&error),
     };
-    let drain_time = config.drain_time;
     tracing_subscriber::fmt()
         .with_env_filter(&settings.log)
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .with_target(false)
+        .log_internal_errors(false) // where the log is full there is nowhere to say so, and to try would panic
         .init();
     raise_descriptor_limit();
 
-    // Before the workers are there, so that no signal is missed.
-    let signals = match signals() {
-        Ok(signals) => signals,
-        Err(error) => return fail(&format!("cannot wait for signals: {error}")),
-    };
     // It lives as long as the process.
     let debug_head: Option<&'static str> = arguments.debug_head.clone().map(|path| &*path.leak());
     let registry = move |_core| match debug_head {
         Some(path) => settings.registry().get(path, debug_head::answer),
         None => settings.registry(),
     };
-    let server = match Server::start(config, registry) {
-        Ok(server) => server,
-        Err(error) => return fail(&error.to_string()),
-    };
-    say(&start_line(&server));
-    #[cfg(feature = "tls")]
-    super::tls::self_signed_lines(&server).for_each(|line| say(&line));
-
-    let first = loop {
-        // The thread ends with the process; the channel cannot close before.
-        match signals.recv().unwrap_or(SIGTERM) {
-            SIGHUP => reload(&server),
-            signal => break signal,
+    match life.start(config, registry) {
+        Ok(server) => {
+            let lines = [start_line(&server)].into_iter();
+            #[cfg(feature = "tls")]
+            let lines = lines.chain(super::tls::self_signed_lines(&server));
+            let lines: Vec<String> = lines.collect();
+            life.live(server, &lines.join("\n"))
         }
-    };
-    let before = server.stats();
-    let begun = Instant::now();
-    server.drain();
-    say(&format!(
-        "switchpoint: {} received, draining {} sessions within {}; a second signal ends it now",
-        if first == SIGINT { "SIGINT" } else { "SIGTERM" },
-        before.sessions,
-        humantime::format_duration(drain_time)
-    ));
-    while !server.is_over() {
-        match signals.recv_timeout(Duration::from_millis(10)) {
-            Ok(SIGHUP) => {}
-            Ok(_) => server.stop(),
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => thread::sleep(Duration::from_millis(10)),
-        }
+        Err(error) => life.fail(&error.to_string()),
     }
-    say(&last_line(&before, &server.join(), begun.elapsed()));
-    ExitCode::SUCCESS
-}
-
-/// Reads anew what can be read anew.
-fn reload(server: &Server) {
-    #[cfg(feature = "tls")]
-    drop(server.handle().reload_certificates()); // the log says what could not be read
-    #[cfg(not(feature = "tls"))]
-    let _ = server;
-}
-
-/// Says something on standard output, if anybody still listens there.
-fn say(line: &str) {
-    drop(writeln!(io::stdout(), "{line}"));
-}
-
-fn fail(message: &str) -> ExitCode {
-    eprintln!("switchpoint: {message}");
-    ExitCode::FAILURE
 }
 
 /// Says what is wrong with the settings. Its exit code is that of wrong arguments: to start again will not help.
 pub(super) fn refuse(problems: &str) -> ExitCode {
     let count = problems.lines().filter(|line| line.starts_with("error: ")).count();
     let errors = if count == 1 { "an error".into() } else { format!("{count} errors") };
-    eprintln!("{problems}switchpoint: {errors} in the configuration");
+    // Not `eprintln!`, which panics where standard error cannot be written to.
+    drop(writeln!(io::stderr(), "{problems}switchpoint: {errors} in the configuration"));
     ExitCode::from(2)
 }
 
@@ -271,19 +232,6 @@ fn raise_descriptor_limit() {
     }
 }
 
-fn signals() -> io::Result<mpsc::Receiver<i32>> {
-    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
-    let (sender, receiver) = mpsc::channel();
-    thread::Builder::new().name("signals".into()).spawn(move || {
-        for signal in signals.forever() {
-            if sender.send(signal).is_err() {
-                return;
-            }
-        }
-    })?;
-    Ok(receiver)
-}
-
 fn start_line(server: &Server) -> String {
     let list = |items: Vec<String>| items.join(", ");
     format!(
@@ -294,18 +242,5 @@ fn start_line(server: &Server) -> String {
         if server.workers() == 1 { "worker" } else { "workers" },
         server.driver(),
         list(server.tokens().iter().map(ToString::to_string).collect()),
-    )
-}
-
-fn last_line(before: &Stats, after: &Stats, time: Duration) -> String {
-    let lost = match after.lost - before.lost {
-        0 => String::new(),
-        lost => format!(", {lost} lost"),
-    };
-    format!(
-        "switchpoint: drained in {:.1} s: {} closed cleanly, {} cut{lost}",
-        time.as_secs_f64(),
-        after.closed_clean - before.closed_clean,
-        after.cut - before.cut
     )
 }
