@@ -375,7 +375,7 @@ mod tests {
         Successor::start(&invocation, &[]).unwrap().wait(limit, &AtomicBool::new(false))
     }
 
-    const SAY: &str = "pipe=${SWITCHPOINT_TAKES_OVER#*:}; pipe=${pipe%%:*}; eval \"exec 3>&$pipe\"; ";
+    const SAY: &str = "pipe=${SWITCHPOINT_TAKES_OVER#*:}; pipe=${pipe%%:*}; exec 3>/proc/self/fd/$pipe; ";
 
     #[test]
     fn a_successor_is_believed_when_it_says_so_and_not_before() {
