@@ -11,6 +11,8 @@ pub struct Config {
     pub listen: Vec<SocketAddr>,
     /// Workers, each on its own core; 0 for one a core.
     pub threads: usize,
+    /// Whether each worker keeps to its own core; it does.
+    pub pinned: bool,
     /// Which driver waits for the kernel.
     pub driver: Driver,
     /// What a request's head may cost; 16 KiB, 100 fields, a target of 8 KiB.
@@ -37,6 +39,26 @@ pub struct Config {
     pub drain_time: Duration,
     /// What holds for connections that speak HTTP/2.
     pub http2: Http2,
+    /// What is told of handshakes and sessions.
+    pub telemetry: Telemetry,
+}
+
+/// What is told of handshakes and sessions, besides the counters.
+#[derive(Clone, Copy, Debug)]
+pub struct Telemetry {
+    /// Of the sessions that ended well, one of so many has a line in the log; 1, that is each. Refusals and what ended
+    /// otherwise are never left out.
+    pub log_sample: u32,
+    /// Lines a second that peers may cause on a core; the counters have the rest; 500.
+    pub log_lines_max: u64,
+    /// Handshakes that each core keeps for the list of recent ones; 0, that is none.
+    pub recent_handshakes: usize,
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self { log_sample: 1, log_lines_max: 500, recent_handshakes: 0 }
+    }
 }
 
 /// What holds for connections that speak HTTP/2. Times are those of the other settings: a preface or a request's head
@@ -85,6 +107,7 @@ impl Default for Config {
         Self {
             listen: vec![SocketAddr::from(([127, 0, 0, 1], 8080))],
             threads: 0,
+            pinned: true,
             driver: Driver::Auto,
             head: http::Limits::default(),
             body_max: 64 * 1024,
@@ -98,6 +121,7 @@ impl Default for Config {
             drain_delay: Duration::ZERO,
             drain_time: Duration::from_secs(10),
             http2: Http2::default(),
+            telemetry: Telemetry::default(),
         }
     }
 }

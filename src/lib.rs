@@ -35,17 +35,22 @@
 //! | [`protocols`] | the protocols that come with it |
 //! | [`duplex`] | the in-memory transport of the tests, with faults from a seed |
 
+pub mod admin;
 mod buffer;
 mod config;
 mod connection;
 pub mod duplex;
 mod error;
+mod exposition;
 pub mod h2c;
 pub mod http;
 mod listener;
 mod metrics;
+mod observe;
 mod parking;
+mod process;
 pub mod protocols;
+mod redact;
 mod registry;
 mod rejection;
 mod resource;
@@ -54,6 +59,8 @@ mod runtime;
 mod server;
 mod sessions;
 mod stream;
+pub mod trace;
+mod trace_context;
 mod upgrade;
 mod upgraded;
 mod worker;
@@ -63,9 +70,9 @@ pub mod ws;
 pub use monoio;
 
 pub use buffer::ReadBuf;
-pub use config::{Config, Http2};
+pub use config::{Config, Http2, Telemetry};
 pub use error::Error;
-pub use metrics::Stats;
+pub use metrics::{Histogram, ProtocolStats, Stats};
 pub use registry::{Preference, Registry};
 pub use rejection::{Reason, Rejection};
 pub use resource::Resource;
@@ -73,6 +80,7 @@ pub use response::Response;
 pub use runtime::{Driver, Runtime};
 pub use server::{Handle, Server, StartError};
 pub use stream::{Stream, Tcp};
+pub use trace_context::TraceParent;
 pub use upgrade::{Accept, Accepts, Decision, EarlyBytes, Request, Token, Upgrade};
 pub use upgraded::{Reader, Upgraded, Writer};
 pub use worker::{Worker, spawn};

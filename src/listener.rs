@@ -144,7 +144,7 @@ const TURNED_AWAY_MAX: usize = 64;
 
 async fn turn_away(worker: Rc<Worker>, stream: Stream, peer: Option<SocketAddr>) {
     worker.turned_away.set(worker.turned_away.get() + 1);
-    connection::turn_away(worker.sessions.track(stream, peer, &worker)).await;
+    connection::turn_away(worker.track(stream, peer)).await;
     worker.turned_away.set(worker.turned_away.get() - 1);
 }
 

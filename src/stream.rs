@@ -17,7 +17,12 @@ use monoio::{BufResult, buf::SliceMut, io::AsyncReadRent, net::UnixStream};
 use pin_project_lite::pin_project;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown};
 
-use crate::{duplex::Duplex, h2c::Http2Stream};
+use crate::{
+    duplex::Duplex,
+    h2c::Http2Stream,
+    registry::LocalBoxFuture,
+    trace::{Tap, Tapped},
+};
 
 /// A transport, now the protocol's own.
 #[derive(Debug)]
@@ -29,6 +34,8 @@ pub enum Stream {
     H2(Http2Stream),
     /// The in-memory pipe of the tests.
     Memory(Box<Duplex>),
+    /// Another one, while somebody traces what passes through it.
+    Tapped(Box<Tapped>),
 }
 
 impl Stream {
@@ -46,6 +53,7 @@ impl Stream {
             Self::Tcp(tcp) => Reading::Tcp { read: tcp.read(buffer) },
             Self::H2(stream) => Reading::H2 { read: stream.read(buffer) },
             Self::Memory(duplex) => Reading::Memory { read: duplex.read(buffer) },
+            Self::Tapped(tapped) => Reading::Tapped { read: Box::pin(tapped.read(buffer)) },
         }
     }
 
@@ -58,6 +66,12 @@ impl Stream {
             }
             Self::H2(stream) => stream.try_read(buffer),
             Self::Memory(duplex) => duplex.try_read(buffer),
+            Self::Tapped(tapped) => {
+                let before = buffer.len();
+                let result = tapped.inner.try_read(buffer);
+                tapped.tap.received(&buffer[before..]);
+                result
+            }
         }
     }
 
@@ -70,6 +84,11 @@ impl Stream {
             }
             Self::H2(stream) => stream.try_write(&[IoSlice::new(bytes)]),
             Self::Memory(duplex) => duplex.try_write(bytes),
+            Self::Tapped(tapped) => {
+                let count = tapped.inner.try_write(bytes)?;
+                tapped.tap.sent(&bytes[..count]);
+                Ok(count)
+            }
         }
     }
 
@@ -94,6 +113,18 @@ impl Stream {
                 }
                 Ok(sent)
             }
+            Self::Tapped(tapped) => {
+                let mut left = tapped.inner.try_write_vectored(slices)?;
+                let count = left;
+                for slice in slices {
+                    let taken = slice.len().min(left);
+                    left -= taken;
+                    if taken > 0 {
+                        tapped.tap.sent(&slice[..taken]);
+                    }
+                }
+                Ok(count)
+            }
         }
     }
 
@@ -103,6 +134,7 @@ impl Stream {
             Self::Tcp(tcp) => tcp.stream().readable(false).await,
             Self::H2(stream) => stream.readable().await,
             Self::Memory(duplex) => duplex.readable().await,
+            Self::Tapped(tapped) => Box::pin(tapped.inner.readable()).await,
         }
     }
 
@@ -112,6 +144,7 @@ impl Stream {
             Self::Tcp(tcp) => tcp.writable().await,
             Self::H2(stream) => stream.writable().await,
             Self::Memory(duplex) => duplex.writable().await,
+            Self::Tapped(tapped) => Box::pin(tapped.inner.writable()).await,
         }
     }
 
@@ -120,6 +153,20 @@ impl Stream {
         match self {
             Self::Tcp(tcp) => Some(tcp.fd()),
             Self::H2(_) | Self::Memory(_) => None,
+            Self::Tapped(tapped) => tapped.inner.socket(),
+        }
+    }
+
+    /// The same with a tap in it.
+    pub(crate) fn tapped(self) -> Self {
+        Self::Tapped(Box::new(Tapped { inner: self, tap: Tap::default() }))
+    }
+
+    /// Its tap, if it has one.
+    pub(crate) fn tap(&self) -> Option<&Tap> {
+        match self {
+            Self::Tapped(tapped) => Some(&tapped.tap),
+            _ => None,
         }
     }
 
@@ -130,6 +177,7 @@ impl Stream {
             Self::Tcp(tcp) => drop(rustix::net::shutdown(tcp.fd(), Shutdown::Write)),
             Self::H2(stream) => stream.shutdown_write(),
             Self::Memory(duplex) => duplex.shutdown_write(),
+            Self::Tapped(tapped) => tapped.inner.shutdown_write(),
         }
     }
 
@@ -139,6 +187,7 @@ impl Stream {
             Self::Tcp(tcp) => drop(rustix::net::shutdown(tcp.fd(), Shutdown::Both)),
             Self::H2(stream) => stream.abort(),
             Self::Memory(duplex) => duplex.abort(),
+            Self::Tapped(tapped) => tapped.inner.abort(),
         }
     }
 }
@@ -181,15 +230,16 @@ impl From<Duplex> for Stream {
 pin_project! {
     /// A wait for one of the transports; a type and not an `async fn`, which would have room for its parts twice.
     #[project = ReadingOf]
-    enum Reading<T, H, M, R> {
+    enum Reading<'a, T, H, M, R> {
         Tcp { #[pin] read: T },
         H2 { #[pin] read: H },
         Memory { #[pin] read: M },
+        Tapped { read: LocalBoxFuture<'a, BufResult<usize, Vec<u8>>> },
         Ready { #[pin] ready: R },
     }
 }
 
-impl<T, H, M, R> Future for Reading<T, H, M, R>
+impl<T, H, M, R> Future for Reading<'_, T, H, M, R>
 where
     T: Future<Output = BufResult<usize, SliceMut<Vec<u8>>>>,
     H: Future<Output = BufResult<usize, Vec<u8>>>,
@@ -206,8 +256,20 @@ where
             }
             ReadingOf::H2 { read } => read.poll(cx),
             ReadingOf::Memory { read } => read.poll(cx),
+            ReadingOf::Tapped { read } => read.as_mut().poll(cx),
             ReadingOf::Ready { ready } => ready.poll(cx).map(|result| (result.map(|()| 0), Vec::new())),
         }
+    }
+}
+
+impl Tapped {
+    async fn read(&self, buffer: Vec<u8>) -> BufResult<usize, Vec<u8>> {
+        let before = buffer.len();
+        let (result, buffer) = self.inner.read(buffer).await;
+        if let Ok(count) = result {
+            self.tap.received(&buffer[before..before + count]);
+        }
+        (result, buffer)
     }
 }
 

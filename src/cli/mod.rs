@@ -1,6 +1,11 @@
 //! What the program can be told: a file for each command, and the list.
 
+mod admin;
+mod client;
+mod ctl;
+mod log;
 mod serve;
+mod trace;
 
 use std::process::ExitCode;
 
@@ -24,6 +29,10 @@ struct Cli {
 enum Command {
     /// Serves until SIGTERM or Ctrl-C, then drains. This is what happens without a command.
     Serve(serve::Arguments),
+    /// Looks after a running server, by its admin socket.
+    Ctl(ctl::Arguments),
+    /// Records the exact bytes around a switch on a running server, by its admin socket.
+    Trace(trace::Arguments),
 }
 
 /// Reads the arguments and does what they say.
@@ -31,6 +40,8 @@ pub(crate) fn run() -> ExitCode {
     let cli = Cli::parse();
     match cli.command {
         Some(Command::Serve(arguments)) => serve::run(arguments),
+        Some(Command::Ctl(arguments)) => ctl::run(&arguments),
+        Some(Command::Trace(arguments)) => trace::run(&arguments),
         None => serve::run(cli.serve),
     }
 }

@@ -1,10 +1,13 @@
 //! `switchpoint serve`: the server, until it is told to end.
 
 use std::{
-    io::{self, IsTerminal, Write},
+    io::{self, Write},
     net::{SocketAddr, ToSocketAddrs},
     process::ExitCode,
-    sync::mpsc::{self, RecvTimeoutError},
+    sync::{
+        Arc,
+        mpsc::{self, RecvTimeoutError},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -16,11 +19,16 @@ use signal_hook::{
     iterator::Signals,
 };
 use switchpoint::{
-    Config, Driver, Server, Stats,
+    Config, Driver, Handle, Server, Stats,
+    admin::{Handshakes, Hooks},
     protocols::{self, H2c, websocket},
     ws::Deflate,
 };
-use tracing_subscriber::EnvFilter;
+
+use super::{
+    admin,
+    log::{self, Log},
+};
 
 /// How to serve.
 #[derive(Args, Clone, Debug)]
@@ -73,13 +81,13 @@ pub(super) struct Arguments {
     /// The longest body of an ordinary request, such as `65536`, `1MiB`; a longer one is answered with 413.
     #[arg(long, value_name = "SIZE", default_value = "64KiB", value_parser = size)]
     body_max: usize,
-    /// How much to log: `error`, `warn`, `info` (refusals), `debug` (every session), or a filter such as
-    /// `switchpoint=debug`.
-    #[arg(long, value_name = "LEVEL", env = "SWITCHPOINT_LOG", default_value = "info", value_parser = filter)]
-    log: String,
+    #[command(flatten)]
+    admin: admin::Arguments,
+    #[command(flatten)]
+    log: log::Arguments,
 }
 
-fn addresses(text: &str) -> Result<Vec<SocketAddr>, String> {
+pub(super) fn addresses(text: &str) -> Result<Vec<SocketAddr>, String> {
     let full = if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.to_owned() };
     let hint = "an address is HOST:PORT, such as 127.0.0.1:8080 or [::1]:8080";
     let found: Vec<SocketAddr> =
@@ -87,16 +95,10 @@ fn addresses(text: &str) -> Result<Vec<SocketAddr>, String> {
     if found.is_empty() { Err(format!("the name has no address; {hint}")) } else { Ok(found) }
 }
 
-fn size(text: &str) -> Result<usize, String> {
+pub(super) fn size(text: &str) -> Result<usize, String> {
     let size = parse_size::parse_size(text)
         .map_err(|error| format!("{error}; a size is a number such as 65536, 64KiB or 16MiB"))?;
     usize::try_from(size).map_err(|_| "that is more than this machine can address".into())
-}
-
-fn filter(text: &str) -> Result<String, String> {
-    EnvFilter::try_new(text)
-        .map(|_| text.to_owned())
-        .map_err(|error| format!("{error}; the levels are error, warn, info, debug and trace"))
 }
 
 impl Arguments {
@@ -113,6 +115,8 @@ impl Arguments {
         config.head_time = self.head_time;
         config.idle_time = self.idle_time;
         config.body_max = self.body_max;
+        config.telemetry = self.log.telemetry();
+        config.telemetry.recent_handshakes = self.admin.recent_handshakes();
         config
     }
 
@@ -137,12 +141,10 @@ impl Arguments {
 
 pub(super) fn run(arguments: Arguments) -> ExitCode {
     let (config, websocket, h2c) = (arguments.config(), arguments.websocket(), arguments.h2c());
-    tracing_subscriber::fmt()
-        .with_env_filter(&arguments.log)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .with_target(false)
-        .init();
+    let log = match arguments.log.install() {
+        Ok(log) => log,
+        Err(error) => return fail(&format!("cannot begin to log: {error}")),
+    };
     raise_descriptor_limit();
 
     // Before the workers are there, so that no signal is missed.
@@ -150,8 +152,10 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
         Ok(signals) => signals,
         Err(error) => return fail(&format!("cannot wait for signals: {error}")),
     };
+    let handshakes = Handshakes::new();
+    let shown = (config.telemetry.recent_handshakes > 0).then(|| handshakes.clone());
     let registry = move |_core| {
-        let registry = protocols::demonstration(websocket.clone());
+        let registry = protocols::demonstration_with(websocket.clone(), shown.clone());
         match h2c {
             Some(h2c) => registry.with(h2c),
             None => registry,
@@ -161,16 +165,30 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
         Ok(server) => server,
         Err(error) => return fail(&error.to_string()),
     };
+    handshakes.of(&server.handle());
+    let admin = match arguments.admin.start(&server.handle(), &hooks(&log)) {
+        Ok(admin) => admin,
+        Err(error) => return fail(&error.to_string()),
+    };
     say(&start_line(&server));
+    for address in admin.addresses() {
+        say(&format!("switchpoint: metrics at http://{address}/metrics"));
+    }
+    if let Some(path) = arguments.admin.socket() {
+        say(&format!("switchpoint: admin socket at {}", path.display()));
+    }
 
-    // The thread ends with the process; the channel cannot close before.
-    let first = signals.recv().unwrap_or(SIGTERM);
+    let first = asked_to_end(&signals, &server.handle());
     let before = server.stats();
     let begun = Instant::now();
     server.drain();
     say(&format!(
         "switchpoint: {} received, draining {} sessions within {}; a second signal ends it now",
-        if first == SIGINT { "SIGINT" } else { "SIGTERM" },
+        match first {
+            Some(SIGINT) => "SIGINT",
+            Some(_) => "SIGTERM",
+            None => "an operator's order",
+        },
         before.sessions,
         humantime::format_duration(arguments.drain_time)
     ));
@@ -181,8 +199,33 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
             Err(RecvTimeoutError::Disconnected) => thread::sleep(Duration::from_millis(10)),
         }
     }
-    say(&last_line(&before, &server.join(), begun.elapsed()));
+    let after = server.join();
+    admin.end();
+    log.flush(Duration::from_millis(500));
+    say(&last_line(&before, &after, begun.elapsed()));
     ExitCode::SUCCESS
+}
+
+/// What an operator can do besides what every server can.
+fn hooks(log: &Log) -> Hooks {
+    let mut hooks = Hooks::default();
+    let (changed, counted) = (log.clone(), log.clone());
+    hooks.set_log = Some(Arc::new(move |level| changed.set(level)));
+    hooks.log_lines_dropped = Some(Arc::new(move || counted.lost()));
+    hooks
+}
+
+/// Waits for a signal, or for an operator's order: then it is `None`.
+fn asked_to_end(signals: &mpsc::Receiver<i32>, handle: &Handle) -> Option<i32> {
+    loop {
+        match signals.recv_timeout(Duration::from_millis(50)) {
+            Ok(signal) => return Some(signal),
+            Err(RecvTimeoutError::Timeout) if handle.is_draining() => return None,
+            Err(RecvTimeoutError::Timeout) => {}
+            // The thread ends with the process; the channel cannot close before.
+            Err(RecvTimeoutError::Disconnected) => return Some(SIGTERM),
+        }
+    }
 }
 
 /// Says something on standard output, if anybody still listens there.

@@ -165,7 +165,7 @@ impl Io {
         match self.link.stream.try_read(&mut self.input) {
             Ok(count) => {
                 let link = &self.link;
-                link.received.set(link.received.get() + count as u64);
+                link.has_received(count);
                 let frames = match &self.gate {
                     Some(_) => 0,
                     None => self.watch.look(&self.input[before..], link.worker.now()),
@@ -278,7 +278,7 @@ impl AsyncWrite for Io {
             let link = &this.link;
             match link.stream.try_write_vectored(slices) {
                 Ok(count) => {
-                    link.sent.set(link.sent.get() + count as u64);
+                    link.has_sent(count);
                     link.spend(count);
                     return Poll::Ready(Ok(count));
                 }

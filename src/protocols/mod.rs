@@ -10,14 +10,29 @@ pub use echo::Echo;
 pub use h2c::H2c;
 pub use websocket::WebSocket;
 
-use crate::{Error, Registry, Request, Response, protocols::websocket::Socket};
+use std::borrow::Cow;
+
+use crate::{Error, Registry, Request, Response, admin::Handshakes, protocols::websocket::Socket};
 
 /// What the `switchpoint` program serves: a page that shows the switch at `/`, checks at `/healthz` and `/readyz`,
 /// `/echo`, which speaks the protocols of the list, and `/echo-body`, which sends back what is posted to it. `h2c` is
 /// added by who wants it.
 pub fn demonstration(websocket: websocket::Settings) -> Registry {
-    Registry::new()
-        .get("/", |_| Response::html(PAGE).field("Content-Security-Policy", PAGE_POLICY))
+    demonstration_with(websocket, None)
+}
+
+/// The same, where the page also shows the server's recent handshakes, which are at `/handshakes` then.
+pub fn demonstration_with(websocket: websocket::Settings, handshakes: Option<Handshakes>) -> Registry {
+    let page: Cow<'static, str> = match handshakes {
+        Some(_) => PAGE.replacen("data-state", "data-handshakes data-state", 1).into(),
+        None => PAGE.into(),
+    };
+    let registry = match handshakes {
+        Some(handshakes) => Registry::new().get("/handshakes", move |_| handshakes.response()),
+        None => Registry::new(),
+    };
+    registry
+        .get("/", move |_| Response::html(page.clone()).field("Content-Security-Policy", PAGE_POLICY))
         .get("/healthz", |_| Response::text("ok\n").field("Cache-Control", "no-store"))
         .get("/readyz", |request| {
             let (status, text) = if request.is_draining() { (503, "draining\n") } else { (200, "ready\n") };

@@ -179,7 +179,7 @@ where
             expected = count;
             is_quiet = link.worker.now() - since >= QUIET;
             link.spend(count);
-            link.received.set(link.received.get() + count as u64);
+            link.has_received(count);
             self.is_pinged = false;
             if !shared.close_sent.get() {
                 link.within(Side::Read, shared.settings.ping_after);
@@ -350,7 +350,11 @@ where
             }));
         }
         if link.is_goodbye() && !shared.close_sent.get() {
-            shared.close(Some(CloseFrame { code: Code::GOING_AWAY, reason: "the server is shutting down" }));
+            let reason = match link.worker.is_draining() {
+                true => "the server is shutting down",
+                false => "the server's operator has ended it",
+            };
+            shared.close(Some(CloseFrame { code: Code::GOING_AWAY, reason }));
         }
         Ok(())
     }

@@ -1,0 +1,85 @@
+//! What an operator reaches of a server: an address for its metrics, and a socket to control it.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::Args;
+use switchpoint::{
+    Address, Config, Handle, Server, StartError,
+    admin::{self, Hooks},
+};
+
+/// How the server is looked after.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Arguments {
+    /// An address for `/metrics`, `/healthz` and `/readyz`, such as `127.0.0.1:9090`; keep it off the internet.
+    #[arg(long, value_name = "ADDR", env = "SWITCHPOINT_ADMIN", value_parser = super::serve::addresses)]
+    admin: Option<Vec<SocketAddr>>,
+    /// A unix socket for `switchpoint ctl` and `switchpoint trace`, which only this user may open.
+    #[arg(long, value_name = "PATH", env = "SWITCHPOINT_ADMIN_SOCKET")]
+    admin_socket: Option<PathBuf>,
+    /// Shows the last handshakes of each core at `/`, made and refused: 64 of them, or as many as are asked for.
+    #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true, default_missing_value = "64", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=1000))]
+    recent_handshakes: u64,
+}
+
+impl Arguments {
+    pub(super) fn recent_handshakes(&self) -> usize {
+        self.recent_handshakes as usize
+    }
+
+    /// Serves what was asked for, each on a thread of its own, beside the server behind `handle`.
+    pub(super) fn start(&self, handle: &Handle, hooks: &Hooks) -> Result<Admin, StartError> {
+        let config = |listen| Config {
+            listen,
+            threads: 1,
+            pinned: false,
+            drain_time: Duration::from_secs(1),
+            connections_max: CONNECTIONS_MAX,
+            telemetry: switchpoint::Telemetry { log_lines_max: 0, ..Default::default() },
+            ..Config::default()
+        };
+        let mut servers = Vec::new();
+        if let Some(addresses) = &self.admin {
+            let (handle, hooks) = (handle.clone(), hooks.clone());
+            let listen = addresses.iter().copied().map(Into::into).collect();
+            servers.push(Server::start(config(listen), move |_| admin::metrics(&handle, &hooks))?);
+        }
+        if let Some(path) = &self.admin_socket {
+            let (handle, hooks) = (handle.clone(), hooks.clone());
+            let listen = vec![Address::Unix { path: path.clone(), mode: 0o600 }.into()];
+            servers.push(Server::start(config(listen), move |_| admin::control(&handle, &hooks))?);
+        }
+        Ok(Admin { servers })
+    }
+
+    /// Where the socket is, for the line at start.
+    pub(super) fn socket(&self) -> Option<&PathBuf> {
+        self.admin_socket.as_ref()
+    }
+}
+
+/// Scrapers and operators.
+const CONNECTIONS_MAX: usize = 64;
+
+/// What is served beside the server.
+#[derive(Debug)]
+pub(super) struct Admin {
+    servers: Vec<Server>,
+}
+
+impl Admin {
+    /// The addresses that were taken.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = &SocketAddr> {
+        self.servers.iter().flat_map(Server::addresses)
+    }
+
+    /// Ends it, when nothing is left to look after.
+    pub(super) fn end(self) {
+        for server in &self.servers {
+            server.drain();
+        }
+        for server in self.servers {
+            drop(server.join());
+        }
+    }
+}
