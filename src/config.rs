@@ -1,14 +1,22 @@
 //! What a server is told: plain data with defaults, checked once, here.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    os::fd::{AsRawFd, OwnedFd},
+    path::PathBuf,
+    str::FromStr,
+    sync::Arc,
+    time::Duration,
+};
 
 use crate::{Driver, h2c::Rate, http};
 
 /// The settings of a server. Every limit has a default that suits the open internet.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The addresses to listen on; `127.0.0.1:8080`.
-    pub listen: Vec<SocketAddr>,
+    /// Where to listen; `127.0.0.1:8080`.
+    pub listen: Vec<Listener>,
     /// Workers, each on its own core; 0 for one a core.
     pub threads: usize,
     /// Whether each worker keeps to its own core; it does.
@@ -61,6 +69,98 @@ impl Default for Telemetry {
     }
 }
 
+/// Where connections come from, and what holds for them.
+///
+/// ```
+/// use switchpoint::{Config, Listener};
+///
+/// let config = Config {
+///     listen: vec!["127.0.0.1:8080".parse()?, Listener { h2c: false, .."unix:/run/chat.sock".parse()? }],
+///     ..Config::default()
+/// };
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Listener {
+    /// The address, or the sockets themselves.
+    pub address: Address,
+    /// Whether a request may be upgraded here to another version of HTTP, where the registry has one
+    /// ([`H2c`](crate::protocols::H2c)); it may. Where not, it is answered in HTTP/1.1, and nothing is offered.
+    pub h2c: bool,
+}
+
+/// What can be listened on.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Address {
+    /// An address of TCP; port 0 takes a free one.
+    Tcp(SocketAddr),
+    /// A Unix socket. A file that a dead server has left is replaced; one that answers is an error. The file is removed
+    /// at the end, if it is still ours.
+    Unix {
+        /// Where its file is; at most 107 bytes.
+        path: PathBuf,
+        /// Who may connect: the file's permissions, such as `0o660`.
+        mode: u32,
+    },
+    /// Sockets that listen already, of one address: all workers accept from them, and whoever else has them. They are not
+    /// shut down at the end. [`inherited`](crate::inherited) has those that the process was started with.
+    Inherited(Vec<Arc<OwnedFd>>),
+}
+
+/// Who may connect to a Unix socket unless its listener says otherwise: its user and its group.
+pub const UNIX_MODE: u32 = 0o660;
+
+impl From<Address> for Listener {
+    fn from(address: Address) -> Self {
+        Self { address, h2c: true }
+    }
+}
+
+impl From<SocketAddr> for Listener {
+    fn from(address: SocketAddr) -> Self {
+        Address::Tcp(address).into()
+    }
+}
+
+impl FromStr for Listener {
+    type Err = io::Error;
+
+    /// As an [`Address`].
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse::<Address>().map(Self::from)
+    }
+}
+
+impl FromStr for Address {
+    type Err = io::Error;
+
+    /// `IP:PORT`, or `unix:PATH` with [`UNIX_MODE`].
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            return Ok(Self::Unix { path: path.into(), mode: UNIX_MODE });
+        }
+        let address = text.parse().map_err(|_| {
+            let message = format!("`{text}` is neither IP:PORT nor unix:PATH");
+            io::Error::new(io::ErrorKind::InvalidInput, message)
+        })?;
+        Ok(Self::Tcp(address))
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix { path, .. } => write!(f, "unix:{}", path.display()),
+            Self::Inherited(sockets) => {
+                let numbers: Vec<_> = sockets.iter().map(|socket| socket.as_raw_fd().to_string()).collect();
+                write!(f, "inherited socket {}", numbers.join(", "))
+            }
+        }
+    }
+}
+
 /// What holds for connections that speak HTTP/2. Times are those of the other settings: a preface or a request's head
 /// has [`Config::head_time`], a connection without streams [`Config::keep_alive_time`], a body and its answer
 /// [`Config::answer_time`], a peer that takes nothing [`Config::write_time`].
@@ -105,7 +205,7 @@ impl Default for Http2 {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            listen: vec![SocketAddr::from(([127, 0, 0, 1], 8080))],
+            listen: vec![SocketAddr::from(([127, 0, 0, 1], 8080)).into()],
             threads: 0,
             pinned: true,
             driver: Driver::Auto,

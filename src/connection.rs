@@ -153,14 +153,21 @@ async fn answer(link: &Rc<Link>, buf: &mut ReadBuf, head_len: usize) -> Result<N
             return Ok(Next::Close);
         }
     };
-    let request =
-        Request { head, body: b"", peer: link.peer, draining: worker.is_draining(), raw: &raw, kept: &kept };
+    let request = Request {
+        head,
+        body: b"",
+        peer: link.peer,
+        listener: link.listener(),
+        draining: worker.is_draining(),
+        raw: &raw,
+        kept: &kept,
+    };
     let asks = Asks::of(&request);
     if let (Some(tap), true) = (link.stream.tap(), asks != Asks::Not) {
         tap.request(link, &request, request.list("upgrade").next().unwrap_or_default());
     }
     let mut exchange = Exchange { link, buf, asks, body: Body::new(&request), continued: false };
-    let found = worker.registry.find(request.path());
+    let found = worker.registry.find(request.path(), request.may_change_http());
     let outcome = match asks {
         Asks::Properly if worker.is_closing() => Outcome::Refused(Reason::Draining.into()),
         Asks::Properly => exchange.negotiate(&request, &found).await?,

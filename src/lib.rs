@@ -33,9 +33,11 @@
 //! | [`ws`] | RFC 6455 without I/O, both roles |
 //! | [`h2c`] | HTTP/2 on the same port: what an upgrade to it needs, without I/O |
 //! | [`protocols`] | the protocols that come with it |
+//! | [`inherited`] | sockets that a process is started with |
 //! | [`duplex`] | the in-memory transport of the tests, with faults from a seed |
 
 pub mod admin;
+mod bound;
 mod buffer;
 mod config;
 mod connection;
@@ -44,6 +46,7 @@ mod error;
 mod exposition;
 pub mod h2c;
 pub mod http;
+pub mod inherited;
 mod listener;
 mod metrics;
 mod observe;
@@ -69,8 +72,9 @@ pub mod ws;
 /// The runtime, in the version that connections need; for timers and files in handlers.
 pub use monoio;
 
+pub use bound::HandedOver;
 pub use buffer::ReadBuf;
-pub use config::{Config, Http2, Telemetry};
+pub use config::{Address, Config, Http2, Listener, Telemetry, UNIX_MODE};
 pub use error::Error;
 pub use metrics::{Histogram, ProtocolStats, Stats};
 pub use registry::{Preference, Registry};

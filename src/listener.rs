@@ -1,92 +1,119 @@
-//! Sockets that listen: bound once so that a port in use is an error, then one for each worker.
+//! The accept loop.
 //!
 //! A worker waits until there is somebody, and then takes all who are there: one wait and one system call for each
 //! connection, where an accept operation for each would cost a wait as well.
 
 use std::{
+    cell::Cell,
+    future::poll_fn,
     io,
-    net::{SocketAddr, TcpListener, TcpStream},
-    os::fd::{AsFd, OwnedFd},
+    net::{SocketAddr, TcpStream},
+    os::fd::OwnedFd,
+    pin::pin,
     rc::Rc,
+    sync::Arc,
+    task::{Poll, Waker},
     time::Duration,
 };
 
-use rustix::net::{Shutdown, SocketFlags};
-use socket2::{Domain, Protocol, Socket, Type};
+use monoio::task::JoinHandle;
+use rustix::net::SocketFlags;
 
-use crate::{Stream, connection, metrics::add, worker::Worker};
+use crate::{Stream, bound::Bound, connection, metrics::add, sessions::keep, worker::Worker};
 
-/// Binds `address` once for each of `workers`, so that the kernel spreads connections over them.
-///
-/// The first socket is bound without SO_REUSEPORT: with it a second server would share the port without a word.
-pub(crate) fn bind(address: SocketAddr, workers: usize) -> io::Result<(SocketAddr, Vec<TcpListener>)> {
-    let first = socket(address)?;
-    first.bind(&address.into())?;
-    first.set_reuse_port(true)?;
-    let bound = first.local_addr()?.as_socket().unwrap_or(address);
-    let mut sockets = vec![first];
-    for _ in 1..workers {
-        let next = socket(bound)?;
-        next.set_reuse_port(true)?;
-        next.bind(&bound.into())?;
-        sockets.push(next);
-    }
-    for socket in &sockets {
-        socket.listen(BACKLOG)?;
-    }
-    Ok((bound, sockets.into_iter().map(Into::into).collect()))
+/// Sockets whose connections are being accepted.
+pub(crate) struct Listening {
+    bound: Arc<Bound>,
+    /// Which of its sockets.
+    number: usize,
+    /// Which of the listeners.
+    index: u16,
+    stop: Rc<Stop>,
+    task: JoinHandle<()>,
 }
-
-fn socket(address: SocketAddr) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    // An accept must not wait: others may have been quicker.
-    socket.set_nonblocking(true)?;
-    // Each connection has it from its listener. Frames are written whole; waiting for more of them only costs latency.
-    socket.set_tcp_nodelay(true)?;
-    if address.is_ipv6() {
-        // `[::]` and `0.0.0.0` can be listened on side by side.
-        socket.set_only_v6(true)?;
-    }
-    Ok(socket)
-}
-
-/// The kernel cuts it to net.core.somaxconn.
-const BACKLOG: i32 = 4096;
-
-/// A listener whose connections are being accepted.
-#[derive(Debug)]
-pub(crate) struct Listening(Rc<TcpListener>);
 
 impl Listening {
-    /// Stops accepting; the task that waits for connections takes those that are there already, and ends.
+    /// Stops accepting. Only the wait ends here; the socket ends with its last worker, unless others go on with it.
     pub(crate) fn stop(&self, worker: &Rc<Worker>) {
-        // Closing the socket would reset those who wait in its queue. An error is met again by the next accept.
-        let _ = take(worker, &self.0);
-        // It fails only where it was stopped before.
-        let _ = rustix::net::shutdown(&*self.0, Shutdown::Both);
+        if !self.stop.is_asked.replace(true) {
+            // Closing a socket resets those who wait in its queue. An error is met again by the next accept.
+            let _ = take(worker, self.bound.socket(self.number), self.index);
+            if let Some(waker) = self.stop.waker.take() {
+                waker.wake();
+            }
+            self.bound.leave(self.number);
+        }
+    }
+
+    /// Whether another process accepts from the socket, too.
+    pub(crate) fn is_handed_over(&self) -> bool {
+        self.bound.is_handed_over()
+    }
+
+    /// Waits, after the [`stop`](Self::stop), until nothing holds the socket for it: tasks that the runtime still has at
+    /// its end are forgotten with all that they have.
+    pub(crate) async fn ended(self) {
+        self.task.await;
     }
 }
 
-/// Accepts connections in a task of its own.
-pub(crate) fn listen(worker: Rc<Worker>, listener: TcpListener) -> io::Result<Listening> {
-    // What waits for a stream to be readable waits for a listener, too; the runtime's own listener only accepts.
-    let readiness = monoio::net::TcpStream::from_std(TcpStream::from(OwnedFd::from(listener.try_clone()?)))?;
-    let listener = Rc::new(listener);
-    monoio::spawn(accept(worker, readiness, Rc::clone(&listener)));
-    Ok(Listening(listener))
+/// How an accept loop is told to end.
+#[derive(Default)]
+struct Stop {
+    is_asked: Cell<bool>,
+    waker: Cell<Option<Waker>>,
 }
 
-async fn accept(worker: Rc<Worker>, readiness: monoio::net::TcpStream, listener: Rc<TcpListener>) {
+impl Stop {
+    /// Waits for `operation`, or to be asked to stop: then it is `None`, and the operation is dropped.
+    async fn or<T>(&self, operation: impl Future<Output = T>) -> Option<T> {
+        let mut operation = pin!(operation);
+        poll_fn(|cx| {
+            if self.is_asked.get() {
+                return Poll::Ready(None);
+            }
+            keep(&self.waker, cx.waker());
+            operation.as_mut().poll(cx).map(Some)
+        })
+        .await
+    }
+}
+
+/// Accepts connections from each of a worker's sockets, in tasks of their own. `index`: which of the listeners it is.
+pub(crate) fn listen(
+    worker: &Rc<Worker>,
+    number_of_worker: usize,
+    bound: &Arc<Bound>,
+    index: u16,
+) -> io::Result<Vec<Listening>> {
+    let mut listening = Vec::new();
+    for number in bound.of_worker(number_of_worker) {
+        let socket = bound.socket(number);
+        // What waits for a stream to be readable waits for a listener, too; the runtime's own listener only accepts.
+        let readiness = monoio::net::TcpStream::from_std(TcpStream::from(socket.try_clone()?))?;
+        let stop = Rc::<Stop>::default();
+        let accepting = accept(Rc::clone(worker), readiness, Arc::clone(socket), index, Rc::clone(&stop));
+        let task = monoio::spawn(accepting);
+        listening.push(Listening { bound: Arc::clone(bound), number, index, stop, task });
+    }
+    Ok(listening)
+}
+
+async fn accept(
+    worker: Rc<Worker>,
+    readiness: monoio::net::TcpStream,
+    socket: Arc<OwnedFd>,
+    index: u16,
+    stop: Rc<Stop>,
+) {
     let mut failures = 0_u64;
-    loop {
-        let taken = match readiness.readable(false).await {
-            Ok(()) => take(&worker, &listener),
-            Err(error) => Err(error),
-        };
-        match taken {
+    // A wait for readiness loses nothing when it is dropped; a pending accept would lose its connection.
+    while let Some(ready) = stop.or(readiness.readable(false)).await {
+        match ready.and_then(|()| take(&worker, &socket, index)) {
             Ok(()) => failures = 0,
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => return, // stopped
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                return tracing::warn!("a listening socket was shut down: nothing comes from it any more");
+            }
             Err(error) => {
                 add(&worker.counters.accept_errors, 1);
                 if failures == 0 {
@@ -100,14 +127,14 @@ async fn accept(worker: Rc<Worker>, readiness: monoio::net::TcpStream, listener:
 }
 
 /// Takes who is there, as many as do not keep the others waiting.
-fn take(worker: &Rc<Worker>, listener: &TcpListener) -> io::Result<()> {
+fn take(worker: &Rc<Worker>, listener: &OwnedFd, index: u16) -> io::Result<()> {
     let mut flags = SocketFlags::CLOEXEC;
     if monoio::utils::is_legacy() {
         flags |= SocketFlags::NONBLOCK; // io_uring waits by itself, and older kernels would not on such a socket
     }
     for _ in 0..BURST_MAX {
-        match rustix::net::acceptfrom_with(listener.as_fd(), flags) {
-            Ok((socket, peer)) => welcome(worker, socket, peer.and_then(|peer| peer.try_into().ok())),
+        match rustix::net::acceptfrom_with(listener, flags) {
+            Ok((socket, peer)) => welcome(worker, socket, peer.and_then(|peer| peer.try_into().ok()), index),
             Err(errno) => {
                 let error = io::Error::from(errno);
                 match error.kind() {
@@ -122,16 +149,16 @@ fn take(worker: &Rc<Worker>, listener: &TcpListener) -> io::Result<()> {
     Ok(())
 }
 
-fn welcome(worker: &Rc<Worker>, socket: OwnedFd, peer: Option<SocketAddr>) {
+fn welcome(worker: &Rc<Worker>, socket: OwnedFd, peer: Option<SocketAddr>, index: u16) {
     add(&worker.counters.accepted, 1);
     let stream = match Stream::try_from(TcpStream::from(socket)) {
         Ok(stream) => stream,
         Err(error) => return tracing::warn!(%error, "a connection could not be taken"),
     };
     if worker.has_room() {
-        crate::spawn(worker.serve(stream, peer));
+        crate::spawn(connection::serve(worker.track(stream, peer, Some(index))));
     } else if worker.turned_away.get() < TURNED_AWAY_MAX {
-        crate::spawn(turn_away(Rc::clone(worker), stream, peer));
+        crate::spawn(turn_away(Rc::clone(worker), stream, peer, index));
     }
 }
 
@@ -142,29 +169,8 @@ const BACK_OFF: Duration = Duration::from_millis(20);
 /// Beyond this the others are closed without a word.
 const TURNED_AWAY_MAX: usize = 64;
 
-async fn turn_away(worker: Rc<Worker>, stream: Stream, peer: Option<SocketAddr>) {
+async fn turn_away(worker: Rc<Worker>, stream: Stream, peer: Option<SocketAddr>, index: u16) {
     worker.turned_away.set(worker.turned_away.get() + 1);
-    connection::turn_away(worker.track(stream, peer)).await;
+    connection::turn_away(worker.track(stream, peer, Some(index))).await;
     worker.turned_away.set(worker.turned_away.get() - 1);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_port_in_use_is_an_error_also_when_a_switchpoint_uses_it() {
-        let (bound, sockets) = bind("127.0.0.1:0".parse().unwrap(), 3).unwrap();
-        assert_eq!(sockets.len(), 3);
-        let _client = TcpStream::connect(bound).unwrap();
-        let taken = (0..500).find_map(|_| {
-            std::thread::sleep(Duration::from_millis(1));
-            sockets.iter().find_map(|socket| socket.accept().ok())
-        });
-        assert!(taken.unwrap().0.nodelay().unwrap(), "a connection has it from its listener");
-        assert_ne!(bound.port(), 0);
-        assert_eq!(bind(bound, 3).unwrap_err().kind(), io::ErrorKind::AddrInUse);
-        drop(sockets);
-        bind(bound, 1).unwrap();
-    }
 }

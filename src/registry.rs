@@ -14,7 +14,7 @@ use crate::{
 #[derive(Default)]
 pub struct Registry {
     everywhere: Vec<Rc<dyn Handler>>,
-    paths: HashMap<&'static str, Rc<Route>>,
+    paths: HashMap<Cow<'static, str>, Rc<Route>>,
     preference: Preference,
 }
 
@@ -49,8 +49,8 @@ impl Registry {
 
     /// Speaks `handler`'s protocol at `path`. A path with handlers and no resource is upgrade-only: any other request
     /// there is answered with 426, which lists them.
-    pub fn at(mut self, path: &'static str, handler: impl Upgrade) -> Self {
-        self.route(path).handlers.push(Rc::new(handler));
+    pub fn at(mut self, path: impl Into<Cow<'static, str>>, handler: impl Upgrade) -> Self {
+        self.route(path.into()).handlers.push(Rc::new(handler));
         self
     }
 
@@ -70,8 +70,12 @@ impl Registry {
     ///
     /// # Panics
     /// If `path` has a resource for GET already.
-    pub fn get(self, path: &'static str, resource: impl Fn(&Request<'_>) -> Response + 'static) -> Self {
-        self.answers(path, &["GET"], Answerer::AtOnce(Rc::new(resource)))
+    pub fn get(
+        self,
+        path: impl Into<Cow<'static, str>>,
+        resource: impl Fn(&Request<'_>) -> Response + 'static,
+    ) -> Self {
+        self.answers(path.into(), &["GET"], Answerer::AtOnce(Rc::new(resource)))
     }
 
     /// Serves an ordinary resource at `path`, for POST: the request's body is there whole.
@@ -86,7 +90,7 @@ impl Registry {
     ///
     /// # Panics
     /// If `path` has a resource for POST already.
-    pub fn post<F>(self, path: &'static str, answer: F) -> Self
+    pub fn post<F>(self, path: impl Into<Cow<'static, str>>, answer: F) -> Self
     where
         F: for<'a> AsyncFn(&'a Request<'a>) -> Result<Response, Rejection> + 'static,
     {
@@ -97,12 +101,18 @@ impl Registry {
     ///
     /// # Panics
     /// If `path` has a resource for one of them already.
-    pub fn resource(self, path: &'static str, resource: impl Resource) -> Self {
-        self.answers(path, resource.methods(), Answerer::InTime(Rc::new(resource)))
+    pub fn resource(self, path: impl Into<Cow<'static, str>>, resource: impl Resource) -> Self {
+        self.answers(path.into(), resource.methods(), Answerer::InTime(Rc::new(resource)))
     }
 
-    fn answers(mut self, path: &'static str, methods: &'static [&'static str], answerer: Answerer) -> Self {
-        assert!(self.route(path).resources.add(methods, answerer), "{path} has a resource for that already");
+    fn answers(
+        mut self,
+        path: Cow<'static, str>,
+        methods: &'static [&'static str],
+        answerer: Answerer,
+    ) -> Self {
+        let is_added = self.route(path.clone()).resources.add(methods, answerer);
+        assert!(is_added, "{path} has a resource for that already");
         self
     }
 
@@ -123,7 +133,7 @@ impl Registry {
     pub fn tokens(&self) -> Vec<Token> {
         let mut tokens = Vec::new();
         let mut paths: Vec<_> = self.paths.iter().collect();
-        paths.sort_by_key(|(path, _)| **path);
+        paths.sort_by_key(|(path, _)| *path);
         let routed = paths.into_iter().flat_map(|(_, route)| &route.handlers);
         for handler in self.everywhere.iter().chain(routed) {
             if !tokens.contains(&handler.token()) {
@@ -133,7 +143,7 @@ impl Registry {
         tokens
     }
 
-    fn route(&mut self, path: &'static str) -> &mut Route {
+    fn route(&mut self, path: Cow<'static, str>) -> &mut Route {
         assert!(path.starts_with('/'), "a path starts with `/`: {path:?}");
         Rc::get_mut(self.paths.entry(path).or_default()).expect("nothing is looked up while it is built")
     }
@@ -150,15 +160,12 @@ impl Registry {
         handlers.any(|handler| handler.token().is_offered_as(protocol) && !handler.is_http())
     }
 
-    /// What there is at `path`.
-    pub(crate) fn find(&self, path: &str) -> Found {
+    /// What there is at `path`; with versions of HTTP, where the connection may change its own.
+    pub(crate) fn find(&self, path: &str, with_http: bool) -> Found {
         let route = self.paths.get(path);
         let own = route.map_or(&[][..], |route| &route.handlers);
-        Found {
-            handlers: own.iter().chain(&self.everywhere).cloned().collect(),
-            route: route.cloned(),
-            preference: self.preference,
-        }
+        let handlers = own.iter().chain(&self.everywhere).filter(|handler| with_http || !handler.is_http());
+        Found { handlers: handlers.cloned().collect(), route: route.cloned(), preference: self.preference }
     }
 }
 
@@ -336,11 +343,11 @@ mod tests {
     fn the_clients_order_decides_unless_ours_does() {
         let registry = || Registry::new().on("a", nothing).on("b", nothing).on("b/2", nothing);
         let offers = "x, B/2, b, a";
-        let client = registry().find("/").offered(offers.split(", "));
+        let client = registry().find("/", true).offered(offers.split(", "));
         assert_eq!(tokens(&client), ["b/2", "b", "a"]);
-        let server = registry().prefer(Preference::Server).find("/").offered(offers.split(", "));
+        let server = registry().prefer(Preference::Server).find("/", true).offered(offers.split(", "));
         assert_eq!(tokens(&server), ["a", "b", "b/2"]);
-        assert_eq!(tokens(&registry().find("/").offered(["a", "A", "a"].into_iter())), ["a"]);
+        assert_eq!(tokens(&registry().find("/", true).offered(["a", "A", "a"].into_iter())), ["a"]);
     }
 
     #[test]
@@ -348,8 +355,8 @@ mod tests {
         let registry = Registry::new()
             .on("everywhere", nothing)
             .at("/here", Closure { token: Token::new("here"), run: nothing });
-        assert_eq!(registry.find("/here").advertisement(), "here, everywhere");
-        assert_eq!(registry.find("/there").advertisement(), "everywhere");
+        assert_eq!(registry.find("/here", true).advertisement(), "here, everywhere");
+        assert_eq!(registry.find("/there", true).advertisement(), "everywhere");
         assert_eq!(registry.tokens().len(), 2);
     }
 
@@ -357,6 +364,6 @@ mod tests {
     fn a_list_without_end_is_not_looked_at_to_its_end() {
         let registry = Registry::new().on("a", nothing);
         let offers = vec!["b"; OFFERS_MAX].into_iter().chain(["a"]);
-        assert!(registry.find("/").offered(offers).is_empty());
+        assert!(registry.find("/", true).offered(offers).is_empty());
     }
 }

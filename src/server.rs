@@ -15,7 +15,8 @@ use std::{
 };
 
 use crate::{
-    Config, Driver, Registry, Stats, Token,
+    Address, Config, Driver, HandedOver, Listener, Registry, Stats, Token,
+    bound::{Bound, Place},
     listener::{self, Listening},
     observe::Recent,
     runtime::driver_of,
@@ -37,6 +38,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Server {
     addresses: Vec<SocketAddr>,
+    bound: Vec<Arc<Bound>>,
     driver: Driver,
     tokens: Vec<Token>,
     threads: Vec<JoinHandle<()>>,
@@ -135,7 +137,7 @@ pub enum StartError {
     #[error("cannot listen on {address}: {}", listen_hint(.source))]
     Listen {
         /// The address.
-        address: SocketAddr,
+        address: Address,
         /// What the kernel said.
         source: io::Error,
     },
@@ -156,6 +158,7 @@ fn listen_hint(error: &io::Error) -> String {
             "permission denied; ports below 1024 need CAP_NET_BIND_SERVICE".into()
         }
         io::ErrorKind::AddrNotAvailable => "this machine does not have that address".into(),
+        io::ErrorKind::NotFound => "the folder does not exist".into(),
         _ => error.to_string(),
     }
 }
@@ -174,32 +177,34 @@ impl Server {
             return Err(StartError::NoAddress);
         }
         let count = config.workers();
-        let mut addresses = Vec::new();
-        let mut listeners: Vec<Vec<std::net::TcpListener>> = (0..count).map(|_| Vec::new()).collect();
-        for address in &config.listen {
-            let (bound, sockets) = listener::bind(*address, count)
-                .map_err(|source| StartError::Listen { address: *address, source })?;
-            addresses.push(bound);
-            for (worker, socket) in sockets.into_iter().enumerate() {
-                listeners[worker].push(socket);
-            }
+        let mut bound = Vec::new();
+        for Listener { address, .. } in &config.listen {
+            bound.push(Arc::new(Bound::new(address, count).map_err(|source| {
+                let address = address.clone();
+                StartError::Listen { address, source }
+            })?));
         }
+        let addresses = bound.iter().filter_map(|bound| match &bound.place {
+            Place::Tcp(address) => Some(*address),
+            Place::Unix(_) => None,
+        });
         let cores = core_affinity::get_core_ids().filter(|cores| config.pinned && cores.len() >= count);
         let registry = Arc::new(registry);
         let mut server = Self {
-            addresses,
+            addresses: addresses.collect(),
+            bound,
             driver: config.driver,
             tokens: Vec::new(),
             threads: Vec::new(),
             handle: Handle::default(),
         };
-        for (index, listeners) in listeners.into_iter().enumerate() {
+        for index in 0..count {
             let core = cores.as_ref().map(|cores| cores[index]);
             let (config, registry) = (config.clone(), Arc::clone(&registry));
             let control = Arc::new(Control::default());
             let (started, starting) = mpsc::sync_channel(1);
             let thread = thread::Builder::new().name(format!("switchpoint-{index}")).spawn({
-                let control = Arc::clone(&control);
+                let (control, bound) = (Arc::clone(&control), server.bound.clone());
                 move || {
                     if let Some(core) = core {
                         // Where it is refused the worker runs all the same, only less evenly.
@@ -207,7 +212,7 @@ impl Server {
                     }
                     let mut started = Some(started);
                     let make = || Worker::of_server(index as u32, config.clone(), registry(index));
-                    while !run_worker(&config, make, &listeners, &control, &mut started) {
+                    while !run_worker(&config, make, (index, &bound), &control, &mut started) {
                         tracing::error!(worker = index, "the worker lost its connections, and starts anew");
                     }
                     control.ends();
@@ -234,9 +239,25 @@ impl Server {
         Ok(server)
     }
 
-    /// The addresses that it listens on, with the ports that were chosen for `:0`.
+    /// The addresses of TCP that it listens on, with the ports that were chosen for `:0`.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// All that it listens on, for people: `http://127.0.0.1:8080`, `unix:/run/chat.sock`.
+    pub fn places(&self) -> impl Iterator<Item = String> {
+        self.bound.iter().map(|bound| bound.place.to_string())
+    }
+
+    /// The sockets that it listens on, for another process to go on with, as [`Address::Inherited`]. From now on they are
+    /// not this server's to end: a drain begins with an end of accepting, serves who is there already for the
+    /// [`drain_delay`](Config::drain_delay), and nobody who connects meanwhile is refused. A Unix socket keeps its file.
+    ///
+    /// # Errors
+    /// If there are no descriptors left.
+    pub fn hand_over(&self) -> io::Result<Vec<HandedOver>> {
+        let each = self.bound.iter().enumerate();
+        each.map(|(listener, bound)| Ok(HandedOver { listener, sockets: bound.hand_over()? })).collect()
     }
 
     /// Which driver the workers stand on.
@@ -304,7 +325,7 @@ type Started = mpsc::SyncSender<io::Result<(Driver, Vec<Token>)>>;
 fn run_worker(
     config: &Config,
     make: impl FnOnce() -> Rc<Worker>,
-    listeners: &[std::net::TcpListener],
+    (number, bound): (usize, &[Arc<Bound>]),
     control: &Arc<Control>,
     started: &mut Option<Started>,
 ) -> bool {
@@ -320,14 +341,15 @@ fn run_worker(
     let (driver, tokens) = (driver_of(&runtime), worker.registry.tokens());
     let ended = panic::catch_unwind(panic::AssertUnwindSafe(|| {
         runtime.block_on(async {
-            let listening: io::Result<Vec<Listening>> = listeners
-                .iter()
-                .map(|listener| listener::listen(Rc::clone(&worker), listener.try_clone()?))
-                .collect();
+            let each = (0..).zip(bound);
+            let listening: io::Result<Vec<Vec<Listening>>> =
+                each.map(|(index, bound)| listener::listen(&worker, number, bound, index)).collect();
             match listening {
                 Ok(listening) => {
                     started.take().map(|started| started.send(Ok((driver, tokens))));
-                    Rc::clone(&worker).run(listening, Arc::clone(control)).await;
+                    Rc::clone(&worker)
+                        .run(listening.into_iter().flatten().collect(), Arc::clone(control))
+                        .await;
                 }
                 Err(error) => {
                     started.take().map(|started| started.send(Err(error)));

@@ -18,7 +18,7 @@ use pin_project_lite::pin_project;
 use slab::Slab;
 
 use crate::{
-    Stream, Token,
+    Listener, Stream, Token,
     metrics::add,
     observe::{Details, SessionId},
     worker::Worker,
@@ -36,6 +36,7 @@ pub(crate) struct Link {
     pub(crate) worker: Rc<Worker>,
     pub(crate) id: u64,
     pub(crate) peer: Option<SocketAddr>,
+    pub(crate) listener: Option<u16>,
     /// When it was accepted; once it is switched, when that was.
     pub(crate) since: Cell<Millis>,
     /// What the handshake has told of the session.
@@ -173,6 +174,11 @@ impl Link {
         [0, 1, 2].map(|side: usize| {
             Some(self.halves[side].by.get()).filter(|by| *by != NEVER).map(|by| by.saturating_sub(now))
         })
+    }
+
+    /// What the listener's settings are that it came through, if through one.
+    pub(crate) fn listener(&self) -> Option<&Listener> {
+        self.listener.and_then(|index| self.worker.config.listen.get(usize::from(index)))
     }
 
     /// What the handshake has kept, if it is a `T`.
@@ -389,7 +395,14 @@ pub(crate) struct Sessions {
 }
 
 impl Sessions {
-    pub(crate) fn track(&self, stream: Stream, peer: Option<SocketAddr>, worker: &Rc<Worker>) -> Tracked {
+    /// `listener`: through which of the worker's listeners it came, if through one.
+    pub(crate) fn track(
+        &self,
+        stream: Stream,
+        peer: Option<SocketAddr>,
+        listener: Option<u16>,
+        worker: &Rc<Worker>,
+    ) -> Tracked {
         let id = self.next_id.get();
         self.next_id.set(id + 1);
         let link = Rc::new(Link {
@@ -397,6 +410,7 @@ impl Sessions {
             worker: Rc::clone(worker),
             id,
             peer,
+            listener,
             since: Cell::new(worker.now()),
             details: OnceCell::new(),
             kept: OnceCell::new(),
@@ -561,3 +575,14 @@ impl Sessions {
 
 /// Places of the list that one look at it may go through.
 const PAGE_LOOKS_MAX: usize = 20_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_with_its_counts_is_what_an_allocator_hands_out() {
+        // The next size that they have is 320 bytes, for each connection.
+        assert!(size_of::<Link>() + 2 * size_of::<usize>() <= 256, "{}", size_of::<Link>());
+    }
+}

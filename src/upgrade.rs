@@ -3,7 +3,7 @@
 use std::{any::Any, borrow::Cow, cell::RefCell, fmt, net::SocketAddr};
 
 use crate::{
-    Error, Rejection, TraceParent, Upgraded,
+    Error, Listener, Rejection, TraceParent, Upgraded,
     http::{Framing, Head, Target, Version},
 };
 
@@ -265,6 +265,7 @@ pub struct Request<'a> {
     pub(crate) head: Head<'a>,
     pub(crate) body: &'a [u8],
     pub(crate) peer: Option<SocketAddr>,
+    pub(crate) listener: Option<&'a Listener>,
     pub(crate) draining: bool,
     /// The head as it arrived; nothing over HTTP/2, which has its own form.
     pub(crate) raw: &'a [u8],
@@ -329,7 +330,7 @@ impl<'a> Request<'a> {
         self.body
     }
 
-    /// Who asks; `None` for a connection in memory.
+    /// Who asks; `None` for a connection in memory, or through a Unix socket.
     pub fn peer(&self) -> Option<SocketAddr> {
         self.peer
     }
@@ -338,6 +339,12 @@ impl<'a> Request<'a> {
     pub fn trace_parent(&self) -> Option<TraceParent> {
         let value = self.head.fields.only("traceparent").ok()??;
         TraceParent::parse(str::from_utf8(value).ok()?)
+    }
+
+    /// Which listener the connection came through; `None` for one that was brought to its
+    /// [`Worker`](crate::Worker).
+    pub fn listener(&self) -> Option<&'a Listener> {
+        self.listener
     }
 
     /// Keeps a value for the session, for instance the user whom [`authorize`](Upgrade::authorize) has found:
@@ -371,6 +378,11 @@ impl<'a> Request<'a> {
             head.extend_from_slice(&[b"\r\n", name.as_bytes(), b": ", value].concat());
         }
         Cow::Owned(head)
+    }
+
+    /// Whether it may be upgraded to another version of HTTP where it came from.
+    pub(crate) fn may_change_http(&self) -> bool {
+        self.listener.is_none_or(|listener| listener.h2c)
     }
 
     pub(crate) fn has_body(&self) -> bool {

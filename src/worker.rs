@@ -125,13 +125,18 @@ impl Worker {
         stream: Stream,
         peer: Option<SocketAddr>,
     ) -> impl Future<Output = ()> + use<> {
-        connection::serve(self.track(stream, peer))
+        connection::serve(self.track(stream, peer, None))
     }
 
     /// Takes a connection into the core's list.
-    pub(crate) fn track(self: &Rc<Self>, stream: Stream, peer: Option<SocketAddr>) -> Tracked {
+    pub(crate) fn track(
+        self: &Rc<Self>,
+        stream: Stream,
+        peer: Option<SocketAddr>,
+        listener: Option<u16>,
+    ) -> Tracked {
         let stream = if self.tracing.is_on() { stream.tapped() } else { stream };
-        self.sessions.track(stream, peer, self)
+        self.sessions.track(stream, peer, listener, self)
     }
 
     /// Which of the server's workers it is.
@@ -269,8 +274,11 @@ impl Worker {
             control.do_orders(&self);
             control.publish(self.stats(), self.recents.take_changes());
             if is_over {
-                return;
+                break;
             }
+        }
+        for listening in listening {
+            listening.ended().await;
         }
     }
 
@@ -287,6 +295,9 @@ impl Worker {
             Stage::Serving if command == Command::Drain => self.begin_drain(),
             Stage::Serving => {}
             Stage::Unready { since } => {
+                // Others take who comes now. Those who are here already are served for as long as the delay lasts.
+                let handed_over = listening.iter().filter(|listening| listening.is_handed_over());
+                handed_over.for_each(|listening| listening.stop(self));
                 if now - since >= limit(self.config.drain_delay) {
                     listening.iter().for_each(|listening| listening.stop(self));
                     self.say_goodbye();

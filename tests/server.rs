@@ -6,16 +6,22 @@ use std::{
     io::{self, BufRead, BufReader, Read, Write},
     iter,
     net::{Shutdown, SocketAddr, TcpStream},
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use switchpoint::{
-    Config, Driver, Registry, Server, StartError, Stats, Upgraded,
+    Address, Config, Driver, HandedOver, Listener, Registry, Server, StartError, Stats, Upgraded,
     protocols::{
-        self, WebSocket,
+        self, H2c, WebSocket,
         websocket::{Settings, Socket},
     },
     ws,
@@ -167,10 +173,10 @@ fn a_server_serves_on_each_driver_with_all_its_workers() {
 fn a_port_in_use_is_an_error_and_a_port_is_free_after_the_end() {
     for driver in drivers() {
         let (server, address) = start(config(driver));
-        let again = Config { listen: vec![address], ..config(driver) };
+        let again = Config { listen: vec![address.into()], ..config(driver) };
         match Server::start(again.clone(), |_| registry()) {
             Err(StartError::Listen { address: at, source }) => {
-                assert_eq!((at, source.kind()), (address, io::ErrorKind::AddrInUse));
+                assert_eq!((at.to_string(), source.kind()), (address.to_string(), io::ErrorKind::AddrInUse));
             }
             other => panic!("{other:?}"),
         }
@@ -189,7 +195,7 @@ fn nothing_is_left_of_a_server_that_could_not_start() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = port.local_addr().unwrap();
     drop(port);
-    let config = Config { listen: vec![address], ..config(Driver::Auto) };
+    let config = Config { listen: vec![address.into()], ..config(Driver::Auto) };
     let failed = Server::start(config.clone(), |worker| {
         assert_eq!(worker, 0, "no registry for this worker");
         registry()
@@ -207,6 +213,146 @@ fn nothing_is_left_of_a_server_that_could_not_start() {
         }
         thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// A folder that goes with its test.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = env::temp_dir().join(format!("switchpoint-server-{name}-{}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        drop(fs::remove_dir_all(&self.0));
+    }
+}
+
+fn ask_over_unix(path: &Path, request: &str) -> (UnixStream, String) {
+    let mut stream = UnixStream::connect(path).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        head.extend(byte);
+    }
+    (stream, String::from_utf8(head).unwrap())
+}
+
+const SWITCH: &str = "GET /echo HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n";
+
+#[test]
+fn a_unix_socket_is_served_by_all_workers_and_its_file_ends_with_the_server() {
+    let folder = Folder::new("unix");
+    let path = folder.0.join("a.sock");
+    for driver in drivers() {
+        let listen =
+            vec![Address::Unix { path: path.clone(), mode: 0o600 }.into(), "127.0.0.1:0".parse().unwrap()];
+        let server = Server::start(Config { listen, ..config(driver) }, |_| registry()).unwrap();
+        let places: Vec<String> = server.places().collect();
+        assert_eq!(places, [format!("unix:{}", path.display()), format!("http://{}", server.addresses()[0])]);
+        let mut clients = Vec::new();
+        for number in 0..100_u8 {
+            let (mut stream, head) = ask_over_unix(&path, SWITCH);
+            assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+            stream.write_all(&[number]).unwrap();
+            let mut back = [0];
+            stream.read_exact(&mut back).unwrap();
+            assert_eq!(back, [number]);
+            clients.push(stream);
+        }
+        Client::switched(server.addresses()[0], "echo").echoes("TCP beside it");
+        server.drain();
+        for client in &mut clients {
+            assert_eq!(client.read(&mut [0]).unwrap(), 0, "a goodbye");
+        }
+        drop(clients);
+        let stats = server.join();
+        assert_eq!((stats.accepted, stats.cut, stats.accept_errors), (101, 0, 0), "{stats:?}");
+        assert!(!path.exists());
+    }
+}
+
+#[test]
+fn sockets_that_were_handed_over_lose_nobody() {
+    let folder = Folder::new("handed");
+    let path = folder.0.join("a.sock");
+    for driver in drivers() {
+        let listen =
+            || vec!["127.0.0.1:0".parse().unwrap(), Address::Unix { path: path.clone(), mode: 0o600 }.into()];
+        let (delay, time) = (Duration::from_millis(500), Duration::from_secs(2));
+        let config = Config { listen: listen(), drain_delay: delay, drain_time: time, ..config(driver) };
+        let old = Server::start(config.clone(), |_| registry()).unwrap();
+        let address = old.addresses()[0];
+        let mut session = Client::switched(address, "echo");
+        let over = AtomicBool::new(false);
+        let asked = thread::scope(|scope| {
+            let asking = scope.spawn(|| {
+                let mut asked = 0;
+                while !over.load(Ordering::Relaxed) {
+                    Client::switched(address, "echo").echoes("?");
+                    let (_, head) = ask_over_unix(&path, SWITCH);
+                    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+                    asked += 2;
+                }
+                asked
+            });
+            thread::sleep(Duration::from_millis(100));
+            let inherit = |over: HandedOver| {
+                Address::Inherited(over.sockets.into_iter().map(Arc::new).collect()).into()
+            };
+            let listen = old.hand_over().unwrap().into_iter().map(inherit).collect();
+            // As many workers, fewer and more have to find a place at the sockets; so it goes on with three.
+            let new = Server::start(Config { listen, threads: 3, ..config }, |_| registry()).unwrap();
+            assert_eq!(new.addresses(), [address]);
+            old.drain();
+            session.ends();
+            drop(session);
+            let stats = old.join();
+            assert_eq!((stats.cut, stats.accept_errors), (0, 0), "{stats:?}");
+            thread::sleep(Duration::from_millis(200));
+            assert!(path.exists(), "it is the new server's now");
+            over.store(true, Ordering::Relaxed);
+            let asked = asking.join().unwrap();
+            let before = new.stats().accepted;
+            assert!(before > 0 && stats.accepted > 0, "{before} of {asked}");
+            new.stop();
+            new.join();
+            asked
+        });
+        assert!(asked > 20, "{asked}");
+        // Nobody has it any more.
+        assert_eq!(TcpStream::connect(address).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        drop(fs::remove_file(&path));
+    }
+}
+
+#[test]
+fn h2c_by_upgrade_is_a_setting_of_the_listener() {
+    let upgrade = "GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\
+                   HTTP2-Settings: AAMAAABk\r\n\r\n";
+    let there: Listener = "127.0.0.1:0".parse().unwrap();
+    let listen = vec![there.clone(), Listener { h2c: false, ..there }];
+    let config = Config { listen, ..config(Driver::Auto) };
+    let server = Server::start(config, |_| registry().with(H2c::new())).unwrap();
+    let ask = |place: usize, request: &str| {
+        let mut client = Client::connect(server.addresses()[place]);
+        client.send(request);
+        client.head()
+    };
+    assert!(ask(0, upgrade).starts_with("HTTP/1.1 101 "));
+    let ordinary = ask(1, upgrade);
+    assert!(ordinary.starts_with("HTTP/1.1 200 ") && !ordinary.contains("h2c"), "{ordinary}");
+    // Nor is it offered where it is not to be had.
+    let refused = "GET /echo HTTP/1.1\r\nHost: a\r\n\r\n";
+    assert!(ask(0, refused).contains("Upgrade: websocket, echo, panic, h2c\r\n"));
+    assert!(ask(1, refused).contains("Upgrade: websocket, echo, panic\r\n"));
 }
 
 #[test]

@@ -10,6 +10,7 @@ use switchpoint::{
 
 /// How the server is looked after.
 #[derive(Args, Clone, Debug)]
+#[group(skip)]
 pub(super) struct Arguments {
     /// An address for `/metrics`, `/healthz` and `/readyz`, such as `127.0.0.1:9090`; keep it off the internet.
     #[arg(long, value_name = "ADDR", env = "SWITCHPOINT_ADMIN", value_parser = super::serve::addresses)]

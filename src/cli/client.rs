@@ -13,6 +13,7 @@ use serde_json::Value;
 
 /// Which server.
 #[derive(Args, Clone, Debug)]
+#[group(skip)]
 pub(super) struct Socket {
     /// The server's admin socket, as its `--admin-socket` says.
     #[arg(

@@ -19,6 +19,7 @@ use tracing_subscriber::{
 
 /// What to log, and how.
 #[derive(Args, Clone, Debug)]
+#[group(skip)]
 pub(super) struct Arguments {
     /// How much to log: `error`, `warn`, `info` (sessions that end, and refusals), `debug` (more of every session), or a
     /// filter such as `switchpoint=debug`. `switchpoint ctl log` changes it at run time.
@@ -100,7 +101,8 @@ impl Log {
             line = back;
             thread::sleep(Duration::from_millis(5));
         }
-        drop(is_written.recv_timeout(until.saturating_duration_since(Instant::now())));
+        // Late or not, that was the time for it.
+        let _ = is_written.recv_timeout(until.saturating_duration_since(Instant::now()));
     }
 }
 
@@ -159,12 +161,14 @@ fn write(waiting: &Receiver<Line>, mut destination: impl Write, lost: &AtomicU64
                 }
             }
             // Full, or gone. What follows may have room again.
-            Err(_) => drop(lost.fetch_add(lines, Ordering::Relaxed)),
+            Err(_) => {
+                lost.fetch_add(lines, Ordering::Relaxed);
+            }
         }
         batch.clear();
         batch.shrink_to(BATCH_MAX);
         for written in flushes {
-            drop(written.send(()));
+            let _ = written.send(()); // who waited may have given up
         }
     }
 }

@@ -106,7 +106,7 @@ impl Arguments {
         let mut config = Config::default();
         let mut listen: Vec<SocketAddr> = self.listen.iter().flatten().copied().collect();
         listen.dedup();
-        config.listen = listen;
+        config.listen = listen.into_iter().map(Into::into).collect();
         config.threads = self.threads;
         config.driver = self.driver;
         config.drain_time = self.drain_time;
@@ -265,7 +265,7 @@ fn start_line(server: &Server) -> String {
     format!(
         "switchpoint {}: listening on {} with {} {} on {}; protocols: {}",
         env!("CARGO_PKG_VERSION"),
-        list(server.addresses().iter().map(|address| format!("http://{address}")).collect()),
+        list(server.places().collect()),
         server.workers(),
         if server.workers() == 1 { "worker" } else { "workers" },
         server.driver(),

@@ -49,7 +49,7 @@ impl Asked {
 
     pub(super) fn request<'a>(
         &'a self,
-        link: &Link,
+        link: &'a Link,
         body: &'a [u8],
         kept: &'a Kept,
     ) -> Result<Request<'a>, HeadFault> {
@@ -61,7 +61,8 @@ impl Asked {
             }
             Self::Before { head } => (Head::parse(head, limits)?, &head[..]),
         };
-        Ok(Request { head, body, peer: link.peer, draining: link.worker.is_draining(), raw, kept })
+        let listener = link.listener();
+        Ok(Request { head, body, peer: link.peer, listener, draining: link.worker.is_draining(), raw, kept })
     }
 
     /// The method, where it is known without a look at the head.
@@ -243,7 +244,7 @@ impl Exchange {
         let (stream, inlet) = Http2Stream::new(body, answered);
         self.inlets.borrow_mut().push(inlet);
         drop((self.inlets, self.respond));
-        let tracked = link.worker.track(stream.into(), link.peer);
+        let tracked = link.worker.track(stream.into(), link.peer, link.listener);
         if let Some(kept) = kept.take() {
             drop(tracked.0.kept.set(kept));
         }
@@ -262,8 +263,15 @@ fn note_switch(link: &Rc<Link>, asked: &::http::request::Parts, accepted: &Accep
     let limits = &link.worker.config.head;
     // It was valid before.
     let Ok(head) = request::head(&asked.method, &asked.uri, &asked.headers, false, limits) else { return };
-    let (peer, draining) = (link.peer, link.worker.is_draining());
-    let request = Request { head, body: b"", peer, draining, raw: &[], kept: &Kept::default() };
+    let request = Request {
+        head,
+        body: b"",
+        peer: link.peer,
+        listener: link.listener(),
+        draining: link.worker.is_draining(),
+        raw: &[],
+        kept: &Kept::default(),
+    };
     let protocol = asked.extensions.get::<Protocol>().map(Protocol::as_str);
     if let Some(tap) = link.stream.tap() {
         tap.request(link, &request, protocol.unwrap_or_default());
@@ -284,8 +292,8 @@ async fn decide(link: &Link, request: &Request<'_>, protocol: &str) -> Result<Ac
     if !worker.registry.speaks(protocol) {
         return Err(Reason::UnknownProtocol.into());
     }
-    for handler in worker.registry.find(request.path()).offered([protocol].into_iter()) {
-        if handler.is_http() || !handler.considers(request) {
+    for handler in worker.registry.find(request.path(), false).offered([protocol].into_iter()) {
+        if !handler.considers(request) {
             continue;
         }
         handler.authorize(request).await?;

@@ -340,7 +340,7 @@ mod tests {
             let mut peer = net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             let stream = listener.accept().await.unwrap().0;
             let worker = Worker::new(Config::default(), Registry::new());
-            let tracked = worker.sessions.track(stream.try_into().unwrap(), None, &worker);
+            let tracked = worker.sessions.track(stream.try_into().unwrap(), None, None, &worker);
             let link = Rc::clone(&tracked.0);
             let watch = Rc::new(Watch::new(&link));
             let mut io = Io::new(link, Rc::clone(&watch), Gate::new(), b"");

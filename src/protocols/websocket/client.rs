@@ -167,7 +167,7 @@ impl Client {
     where
         H: AsyncFnOnce(Socket) -> Result<(), Error>,
     {
-        let tracked = worker.sessions.track(stream, peer, worker);
+        let tracked = worker.sessions.track(stream, peer, None, worker);
         let (settled, buf) = Box::pin(self.shake_hands(&tracked, url, opening)).await?;
         let session = Session {
             subprotocol: settled.subprotocol.map(Rc::from),

@@ -359,6 +359,7 @@ mod tests {
             head,
             body: b"",
             peer: None,
+            listener: None,
             draining: false,
             raw: raw.as_bytes(),
             kept: &Default::default(),
