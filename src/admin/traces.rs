@@ -121,11 +121,11 @@ impl Upgrade for Traces {
             if !lines.is_empty() {
                 writer.write_all(lines.as_bytes()).await?;
             }
-            if is_over {
-                break "switches";
-            }
             if Instant::now() >= until {
                 break "time";
+            }
+            if is_over {
+                break "switches";
             }
             let mut nap = pin!(monoio::time::sleep(NAP));
             let is_gone = poll_fn(|cx| match gone.as_mut().poll(cx) {

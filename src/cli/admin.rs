@@ -14,7 +14,7 @@ use switchpoint::{
 pub(super) struct Arguments {
     /// An address for `/metrics`, `/healthz` and `/readyz`, such as `127.0.0.1:9090`; keep it off the internet.
     #[arg(long, value_name = "ADDR", env = "SWITCHPOINT_ADMIN", value_parser = super::serve::addresses)]
-    admin: Option<Vec<SocketAddr>>,
+    admin: Vec<Vec<SocketAddr>>,
     /// A unix socket for `switchpoint ctl` and `switchpoint trace`, which only this user may open.
     #[arg(long, value_name = "PATH", env = "SWITCHPOINT_ADMIN_SOCKET")]
     admin_socket: Option<PathBuf>,
@@ -40,9 +40,9 @@ impl Arguments {
             ..Config::default()
         };
         let mut servers = Vec::new();
-        if let Some(addresses) = &self.admin {
+        if !self.admin.is_empty() {
             let (handle, hooks) = (handle.clone(), hooks.clone());
-            let listen = addresses.iter().copied().map(Into::into).collect();
+            let listen = self.admin.iter().flatten().copied().map(Into::into).collect();
             servers.push(Server::start(config(listen), move |_| admin::metrics(&handle, &hooks))?);
         }
         if let Some(path) = &self.admin_socket {
