@@ -34,6 +34,8 @@
 //! | [`h2c`] | HTTP/2 on the same port: what an upgrade to it needs, without I/O |
 //! | [`protocols`] | the protocols that come with it |
 //! | [`inherited`] | sockets that a process is started with |
+//! | [`admin`] | what an operator sees of a running server, and does to it |
+//! | [`trace`] | which requests a trace looks for |
 //! | [`duplex`] | the in-memory transport of the tests, with faults from a seed |
 
 pub mod admin;
@@ -100,6 +102,14 @@ struct Protocols;
 #[cfg(doctest)]
 #[doc = include_str!("../docs/websocket.md")]
 struct WebSockets;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/metrics.md")]
+struct Metrics;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/admin.md")]
+struct Admin;
 
 #[cfg(doctest)]
 #[doc = include_str!("../docs/http2.md")]

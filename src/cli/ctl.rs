@@ -263,7 +263,7 @@ mod tests {
         ], "next": null });
         assert_eq!(
             session_table(&answer),
-            "ID      PEER            PROTOCOL   PATH          SUBPROTOCOL  SINCE     LASTED  IN   OUT\n\
+            "ID      PEER            PROTOCOL   PATH         SUBPROTOCOL  SINCE     LASTED  IN   OUT\n\
              0-3-17  127.0.0.1:5000  websocket  /e\\u{1b}[2J  -            21:40:00  1m15s   5 B  2.0 KiB\n"
         );
     }
