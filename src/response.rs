@@ -117,19 +117,18 @@ pub(crate) fn session_on_stream(fields: &[(&'static str, Cow<'static, str>)]) ->
 
 /// A token for a name, no line break or other control character in the value, and not a field that only we may write.
 pub(crate) fn is_valid_field(name: &str, value: &str) -> bool {
-    let ours = [
-        "connection",
-        "content-length",
-        "date",
-        "keep-alive",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    ];
+    let is_ours = match name.len() {
+        2 => name.eq_ignore_ascii_case("te"),
+        4 => name.eq_ignore_ascii_case("date"),
+        7 => name.eq_ignore_ascii_case("trailer") || name.eq_ignore_ascii_case("upgrade"),
+        10 => name.eq_ignore_ascii_case("connection") || name.eq_ignore_ascii_case("keep-alive"),
+        14 => name.eq_ignore_ascii_case("content-length"),
+        16 => name.eq_ignore_ascii_case("proxy-connection"),
+        17 => name.eq_ignore_ascii_case("transfer-encoding"),
+        _ => false,
+    };
     http::list::is_token(name)
-        && !ours.iter().any(|our| our.eq_ignore_ascii_case(name))
+        && !is_ours
         && value.bytes().all(|byte| byte == b'\t' || (byte >= b' ' && byte != 0x7f))
 }
 

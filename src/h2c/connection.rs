@@ -14,7 +14,7 @@ use std::{
 
 use ::http::{HeaderValue, Method};
 use bytes::Bytes;
-use h2::{Reason as Code, server};
+use h2::{Reason as Code, RecvStream, server};
 
 use super::{
     exchange::{self, Asked, Exchange},
@@ -50,9 +50,7 @@ pub(crate) async fn run(connection: Upgraded, first: Option<First>) -> Result<()
     let config = &link.worker.config;
     let watch = Rc::new(Watch::new(&link));
     let (gate, first) = match first {
-        Some(First { settings, head, body }) => {
-            (Gate::upgraded(settings), Some((Asked::Before { head }, Bytes::from(body))))
-        }
+        Some(First { settings, head, body }) => (Gate::upgraded(settings), Some((head, Bytes::from(body)))),
         None => (Gate::new(), None),
     };
     let io = Io::new(Rc::clone(&link), Rc::clone(&watch), gate, buf.unread());
@@ -116,8 +114,8 @@ struct Driver {
     link: Rc<Link>,
     watch: Rc<Watch>,
     connection: server::Connection<Io, Bytes>,
-    /// What stream 1 is answered with after an upgrade.
-    first: Option<(Asked, Bytes)>,
+    /// What stream 1 is the answer to after an upgrade: head and body.
+    first: Option<(Vec<u8>, Bytes)>,
     /// The streams that carry a protocol of their own.
     inlets: Rc<std::cell::RefCell<Vec<Inlet>>>,
     /// Tasks that were started for its requests.
@@ -127,7 +125,7 @@ struct Driver {
     /// What was sent beyond what was received, when the peer was last seen to take something.
     balance: i64,
     /// Requests that were taken and not looked at.
-    batch: Vec<Option<(Asked, server::SendResponse<Bytes>)>>,
+    batch: Vec<Option<(::http::Request<RecvStream>, server::SendResponse<Bytes>)>>,
     date: Date,
 }
 
@@ -165,10 +163,7 @@ impl Driver {
         loop {
             let over = loop {
                 match self.connection.poll_accept(cx) {
-                    Poll::Ready(Some(Ok((mut request, respond)))) => {
-                        request::join_cookies(request.headers_mut());
-                        self.batch.push(Some((Asked::Here(request), respond)));
-                    }
+                    Poll::Ready(Some(Ok(taken))) => self.batch.push(Some(taken)),
                     Poll::Ready(Some(Err(error))) => break Some(self.ended(error)),
                     Poll::Ready(None) => break Some(Ok(())),
                     Poll::Pending => break None,
@@ -177,6 +172,7 @@ impl Driver {
                     break None;
                 }
             };
+            self.watch.has_sent();
             self.inlets.borrow_mut().retain(Inlet::pump);
             if let Some(result) = over {
                 return Poll::Ready(match self.stage {
@@ -294,18 +290,18 @@ impl Driver {
         self.wait_for(Waits::Nothing);
         let mut batch = std::mem::take(&mut self.batch);
         for place in &mut batch {
-            let Some((asked, respond)) = place else { continue };
-            let mut body = None;
+            let Some((here, respond)) = place else { continue };
+            let (mut before, mut body) = (None, None);
             if self.first.is_some() && respond.stream_id().as_u32() == 1 {
-                let (first, its_body) = self.first.take().expect("it is there");
-                (*asked, body) = (first, Some(its_body));
+                (before, body) = self.first.take().unzip();
             } else {
                 add(&self.link.worker.counters.requests, 1);
-                if !asked.has_body() {
+                request::join_cookies(here.headers_mut());
+                if here.body().is_end_stream() {
                     body = Some(Bytes::new());
                 }
             }
-            match self.plan(asked, body.as_deref()) {
+            match self.plan(Asked { here, before: before.as_deref() }, body.as_deref()) {
                 Plan::Answer(response, is_to_head) => {
                     let date = self.date.get(&self.link);
                     exchange::send(&self.link, respond, response, is_to_head, date, Live::new(&self.live));
@@ -314,13 +310,15 @@ impl Driver {
                     respond.send_reset(Code::REFUSED_STREAM);
                 }
                 Plan::Wait(todo) => {
-                    let (asked, respond) = place.take().expect("it was there");
+                    let (here, respond) = place.take().expect("it was there");
                     let exchange = Exchange {
                         link: Rc::clone(&self.link),
-                        asked,
+                        here,
+                        before,
                         body,
                         respond,
                         inlets: Rc::clone(&self.inlets),
+                        watch: Rc::clone(&self.watch),
                         date: self.date.get(&self.link),
                         live: Live::new(&self.live),
                     };
@@ -333,7 +331,7 @@ impl Driver {
     }
 
     /// What is to be done about a request, as far as it can be said at once.
-    fn plan(&self, asked: &Asked, body: Option<&[u8]>) -> Plan {
+    fn plan(&self, asked: Asked<'_>, body: Option<&[u8]>) -> Plan {
         let link = &self.link;
         let kept = Kept::default();
         let refuse = |rejection: Rejection, is_to_head: bool| {

@@ -14,7 +14,7 @@ use h2::{Reason as Code, RecvStream, SendStream, ext::Protocol, server::SendResp
 
 use super::{
     connection::{Live, Todo},
-    io::within,
+    io::{Watch, within},
     request,
     stream::{Http2Stream, Inlet},
 };
@@ -33,51 +33,51 @@ use crate::{
 };
 
 /// A request, wherever its head came from.
-#[expect(clippy::large_enum_variant, reason = "the large one is the common one")]
-pub(super) enum Asked {
-    /// A stream of the connection.
-    Here(::http::Request<RecvStream>),
-    /// HTTP/1.1, before the upgrade.
-    Before { head: Vec<u8> },
+#[derive(Clone, Copy)]
+pub(super) struct Asked<'a> {
+    /// On its stream. After an upgrade, stream 1 has a stand-in.
+    pub(super) here: &'a ::http::Request<RecvStream>,
+    /// The head that came over HTTP/1.1, before the upgrade: then this is the request.
+    pub(super) before: Option<&'a [u8]>,
 }
 
-impl Asked {
+impl<'a> Asked<'a> {
     /// Whether more of its body may come.
-    pub(super) fn has_body(&self) -> bool {
-        matches!(self, Self::Here(request) if !request.body().is_end_stream())
+    pub(super) fn has_body(self) -> bool {
+        self.before.is_none() && !self.here.body().is_end_stream()
     }
 
-    pub(super) fn request<'a>(
-        &'a self,
+    pub(super) fn request(
+        self,
         link: &'a Link,
         body: &'a [u8],
         kept: &'a Kept,
     ) -> Result<Request<'a>, HeadFault> {
         let limits = &link.worker.config.head;
-        let (head, raw) = match self {
-            Self::Here(request) => {
-                let (method, uri, headers) = (request.method(), request.uri(), request.headers());
+        let (head, raw) = match self.before {
+            None => {
+                let (method, uri, headers) = (self.here.method(), self.here.uri(), self.here.headers());
                 (request::head(method, uri, headers, self.has_body(), limits)?, &[][..])
             }
-            Self::Before { head } => (Head::parse(head, limits)?, &head[..]),
+            Some(head) => (Head::parse(head, limits)?, head),
         };
         let listener = link.listener();
         Ok(Request { head, body, peer: link.peer, listener, draining: link.worker.is_draining(), raw, kept })
     }
 
     /// The method, where it is known without a look at the head.
-    pub(super) fn method(&self) -> &Method {
-        match self {
-            Self::Here(request) => request.method(),
-            Self::Before { .. } => &Method::GET,
+    pub(super) fn method(self) -> &'a Method {
+        match self.before {
+            None => self.here.method(),
+            Some(_) => &Method::GET,
         }
     }
 
     /// What an extended CONNECT asks for.
-    pub(super) fn protocol(&self) -> Option<&str> {
-        match self {
-            Self::Here(request) => request.extensions().get::<Protocol>().map(Protocol::as_str),
-            Self::Before { .. } => None,
+    pub(super) fn protocol(self) -> Option<&'a str> {
+        match self.before {
+            None => self.here.extensions().get::<Protocol>().map(Protocol::as_str),
+            Some(_) => None,
         }
     }
 }
@@ -102,11 +102,13 @@ pub(super) fn choose(worker: &Worker, request: &Request<'_>) -> Result<Choice, R
 /// A request whose answer takes time.
 pub(super) struct Exchange {
     pub(super) link: Rc<Link>,
-    pub(super) asked: Asked,
+    pub(super) here: ::http::Request<RecvStream>,
+    pub(super) before: Option<Vec<u8>>,
     /// The body, if it is there.
     pub(super) body: Option<Bytes>,
     pub(super) respond: SendResponse<Bytes>,
     pub(super) inlets: Rc<RefCell<Vec<Inlet>>>,
+    pub(super) watch: Rc<Watch>,
     pub(super) date: HeaderValue,
     pub(super) live: Live,
 }
@@ -123,7 +125,7 @@ impl Exchange {
     async fn answer(mut self, answerer: Answerer) {
         let link = Rc::clone(&self.link);
         let config = &link.worker.config;
-        let is_to_head = *self.asked.method() == Method::HEAD || self.is_to_head();
+        let is_to_head = *self.asked().method() == Method::HEAD || self.is_to_head();
         let answer = async {
             let body = match self.body.take() {
                 Some(body) => body,
@@ -135,7 +137,8 @@ impl Exchange {
                 },
             };
             let kept = Kept::default();
-            let request = match self.asked.request(&link, &body, &kept) {
+            let asked = Asked { here: &self.here, before: self.before.as_deref() };
+            let request = match asked.request(&link, &body, &kept) {
                 Ok(request) => request,
                 Err(fault) => return Some(Err(fault.into())),
             };
@@ -165,9 +168,13 @@ impl Exchange {
         send(&link, &mut self.respond, response, is_to_head, self.date, self.live);
     }
 
+    fn asked(&self) -> Asked<'_> {
+        Asked { here: &self.here, before: self.before.as_deref() }
+    }
+
     fn is_to_head(&self) -> bool {
         let kept = Kept::default();
-        self.asked.request(&self.link, &[], &kept).is_ok_and(|request| request.method() == "HEAD")
+        self.asked().request(&self.link, &[], &kept).is_ok_and(|request| request.method() == "HEAD")
     }
 
     /// The body, whole; `Err(None)` when the stream has ended before it.
@@ -176,8 +183,9 @@ impl Exchange {
         let too_large = || Some(Rejection::from(Reason::Body(BodyFault::TooLarge)));
         {
             let kept = Kept::default();
+            let asked = Asked { here: &self.here, before: self.before.as_deref() };
             let request =
-                self.asked.request(&self.link, &[], &kept).map_err(|fault| Some(Rejection::from(fault)))?;
+                asked.request(&self.link, &[], &kept).map_err(|fault| Some(Rejection::from(fault)))?;
             if matches!(request.head.framing, crate::http::Framing::Length(length) if length > max as u64) {
                 return Err(too_large());
             }
@@ -188,9 +196,11 @@ impl Exchange {
                 drop(self.respond.send_informational(interim));
             }
         }
+        if self.before.is_some() {
+            return Ok(Bytes::new());
+        }
         let mut body = BytesMut::new();
-        let Asked::Here(request) = &mut self.asked else { return Ok(Bytes::new()) };
-        let recv = request.body_mut();
+        let recv = self.here.body_mut();
         while let Some(chunk) = recv.data().await {
             let chunk = chunk.map_err(|_| None)?;
             if body.len() + chunk.len() > max {
@@ -207,9 +217,10 @@ impl Exchange {
         let link = Rc::clone(&self.link);
         let began = Instant::now();
         let kept = Kept::default();
-        let decided = match self.asked.request(&link, &[], &kept) {
+        let asked = Asked { here: &self.here, before: self.before.as_deref() };
+        let decided = match asked.request(&link, &[], &kept) {
             Ok(request) => {
-                let protocol = self.asked.protocol().unwrap_or_default();
+                let protocol = asked.protocol().unwrap_or_default();
                 let time = link.worker.config.answer_time;
                 let deciding = decide(&link, &request, protocol);
                 match within(time, catch(unless_reset(&mut self.respond, deciding))).await {
@@ -239,9 +250,8 @@ impl Exchange {
         let mut answer = Response::new(200);
         answer.fields.clone_from(&accepted.fields);
         let Ok(answered) = self.respond.send_response(head(&answer, false, self.date), false) else { return };
-        let Asked::Here(request) = self.asked else { return };
-        let (asked, body) = request.into_parts();
-        let (stream, inlet) = Http2Stream::new(body, answered);
+        let (asked, body) = self.here.into_parts();
+        let (stream, inlet) = Http2Stream::new(body, answered, self.watch);
         self.inlets.borrow_mut().push(inlet);
         drop((self.inlets, self.respond));
         let tracked = link.worker.track(stream.into(), link.peer, link.listener);

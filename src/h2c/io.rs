@@ -53,6 +53,10 @@ pub(super) struct Watch {
     heads: Cell<u64>,
     is_in_head: Cell<bool>,
     is_flooded: Cell<bool>,
+    /// The socket has no room.
+    is_full: Cell<bool>,
+    /// Frames of sessions that were queued since it had taken all.
+    queued: Cell<u32>,
     fault: Cell<Option<GateFault>>,
 }
 
@@ -67,6 +71,8 @@ impl Watch {
             heads: Cell::new(0),
             is_in_head: Cell::new(false),
             is_flooded: Cell::new(false),
+            is_full: Cell::new(false),
+            queued: Cell::new(0),
             fault: Cell::new(None),
         }
     }
@@ -84,6 +90,24 @@ impl Watch {
     /// More has come of what costs the peer nothing than it may send: nothing is read any more.
     pub(super) fn is_flooded(&self) -> bool {
         self.is_flooded.get()
+    }
+
+    /// Whether a session may queue another frame. The window counts bytes only, and the smallest frame costs the crate
+    /// hundreds of them: for a peer that sends and does not read, they would pile up.
+    pub(super) fn has_room(&self) -> bool {
+        self.queued.get() < QUEUED_MAX
+    }
+
+    /// The crate has sent what it could.
+    pub(super) fn has_sent(&self) {
+        if !self.is_full.get() {
+            self.queued.set(0);
+        }
+    }
+
+    /// A session has queued a frame.
+    pub(super) fn has_queued(&self) {
+        self.queued.set(self.queued.get() + 1);
     }
 
     /// Why the gate has not opened.
@@ -273,6 +297,7 @@ impl AsyncWrite for Io {
             if let Some(writable) = &mut this.writable {
                 ready!(writable.as_mut().poll(cx))?;
                 this.writable = None;
+                this.watch.is_full.set(false);
                 this.link.deadline(Side::Write, NEVER);
             }
             let link = &this.link;
@@ -285,6 +310,7 @@ impl AsyncWrite for Io {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     link.within(Side::Write, link.worker.config.write_time);
                     let link = Rc::clone(link);
+                    this.watch.is_full.set(true);
                     this.writable = Some(Box::pin(async move { link.stream.writable().await }));
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -297,6 +323,7 @@ impl AsyncWrite for Io {
         true
     }
 
+    /// The crate comes here when all that it could send was written.
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
@@ -309,6 +336,8 @@ impl AsyncWrite for Io {
 
 /// A read into less room than this is not worth its system call.
 const READ_MIN: usize = 4096;
+/// Frames of a connection's sessions that may wait for the socket.
+const QUEUED_MAX: u32 = 4096;
 /// What a frame counts for in a connection's turn, beside its bytes: the smallest take as long as these.
 const FRAME_COST: usize = 256;
 

@@ -87,8 +87,7 @@ fn target<'a>(method: &Method, uri: &'a Uri, limits: &Limits) -> Result<Target<'
     match raw {
         "*" if *method == Method::OPTIONS => Ok(Target::Asterisk),
         _ if raw.starts_with('/') && is_printable(raw) => {
-            let (path, query) = raw.split_once('?').map_or((raw, None), |(path, query)| (path, Some(query)));
-            Ok(Target::Origin { raw, path, query })
+            Ok(Target::Origin { raw, path: uri.path(), query: uri.query() })
         }
         _ => Err(HeadFault::InvalidTarget),
     }

@@ -17,6 +17,8 @@ use std::{
 use bytes::{Buf, Bytes, BytesMut};
 use h2::{Reason, RecvStream, SendStream};
 
+use super::io::Watch;
+
 /// One stream of an HTTP/2 connection, once it was accepted.
 #[derive(Clone)]
 pub struct Http2Stream(Rc<RefCell<Inner>>);
@@ -31,6 +33,9 @@ struct Inner {
     /// END_STREAM was sent, or the stream is beyond use.
     is_finished: bool,
     reader: Option<Waker>,
+    /// Who waits until the connection has room for another frame.
+    writer: Option<Waker>,
+    watch: Rc<Watch>,
 }
 
 #[derive(Clone, Copy)]
@@ -50,7 +55,12 @@ impl Inlet {
         let Some(inner) = self.0.upgrade() else { return false };
         let mut inner = inner.borrow_mut();
         inner.pump();
-        inner.end.is_none()
+        if inner.watch.has_room()
+            && let Some(writer) = inner.writer.take()
+        {
+            writer.wake();
+        }
+        inner.end.is_none() || !inner.is_finished
     }
 
     /// The connection has ended.
@@ -90,13 +100,26 @@ impl Inner {
         if let Some(reader) = self.reader.take() {
             reader.wake();
         }
+        if self.end.is_some()
+            && let Some(writer) = self.writer.take()
+        {
+            writer.wake();
+        }
     }
 }
 
 impl Http2Stream {
-    pub(super) fn new(recv: RecvStream, send: SendStream<Bytes>) -> (Self, Inlet) {
-        let inner =
-            Inner { recv, send, inbound: BytesMut::new(), end: None, is_finished: false, reader: None };
+    pub(super) fn new(recv: RecvStream, send: SendStream<Bytes>, watch: Rc<Watch>) -> (Self, Inlet) {
+        let inner = Inner {
+            recv,
+            send,
+            inbound: BytesMut::new(),
+            end: None,
+            is_finished: false,
+            reader: None,
+            writer: None,
+            watch,
+        };
         let stream = Self(Rc::new(RefCell::new(inner)));
         let inlet = Inlet(Rc::downgrade(&stream.0));
         stream.0.borrow_mut().pump();
@@ -158,6 +181,9 @@ impl Http2Stream {
             return Ok(0);
         }
         inner.send.reserve_capacity(total.min(WRITE_MAX));
+        if !inner.watch.has_room() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
         let count = inner.send.capacity().min(total);
         if count == 0 {
             return match inner.send.poll_capacity(&mut Context::from_waker(Waker::noop())) {
@@ -170,6 +196,7 @@ impl Http2Stream {
             frame.extend_from_slice(&slice[..slice.len().min(count - frame.len())]);
         }
         inner.send.send_data(frame.freeze(), false).map_err(broken)?;
+        inner.watch.has_queued();
         Ok(count)
     }
 
@@ -178,6 +205,10 @@ impl Http2Stream {
         poll_fn(|cx| {
             let mut inner = self.0.borrow_mut();
             loop {
+                if !inner.is_finished && !inner.watch.has_room() {
+                    inner.writer = Some(cx.waker().clone());
+                    return Poll::Pending;
+                }
                 if inner.is_finished || inner.send.capacity() > 0 {
                     return Poll::Ready(Ok(()));
                 }

@@ -11,8 +11,10 @@ pub fn is_token(text: &str) -> bool {
 }
 
 pub(super) fn is_tchar(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+    TCHAR[usize::from(byte)]
 }
+
+const TCHAR: [bool; 256] = super::target::letters_digits_and(b"!#$%&'*+-.^_`|~");
 
 /// The items of a `#rule` list, without whitespace around them and without empty ones (RFC 9110
 /// section 5.6.1.2). An item that is not UTF-8 is left out: it is no name that anybody registered.

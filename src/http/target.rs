@@ -120,8 +120,8 @@ pub(crate) fn is_authority(text: &str) -> bool {
 
 /// Takes the port off, which follows the last colon that is outside of an IPv6 literal.
 fn split_port(authority: &str) -> (&str, Option<&str>) {
-    match authority.rfind([':', ']']) {
-        Some(at) if authority[at..].starts_with(':') => (&authority[..at], Some(&authority[at + 1..])),
+    match authority.bytes().rposition(|byte| matches!(byte, b':' | b']')) {
+        Some(at) if authority.as_bytes()[at] == b':' => (&authority[..at], Some(&authority[at + 1..])),
         _ => (authority, None),
     }
 }
@@ -134,16 +134,36 @@ fn is_port(port: &str) -> bool {
 
 /// A registered name; every IPv4 address is one by its looks.
 fn is_reg_name(host: &str) -> bool {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(&b);
+    let plain = |b: u8| PLAIN[usize::from(b)];
+    if host.bytes().all(plain) {
+        return !host.is_empty();
+    }
     let mut parts = host.split('%').map(str::as_bytes);
-    !host.is_empty()
-        && parts.next().is_some_and(|first| first.iter().all(|&b| plain(b)))
+    parts.next().is_some_and(|first| first.iter().all(|&b| plain(b)))
         && parts.all(|part| match part {
             [a, b, rest @ ..] => {
                 a.is_ascii_hexdigit() && b.is_ascii_hexdigit() && rest.iter().all(|&b| plain(b))
             }
             _ => false,
         })
+}
+
+/// What stands in a registered name as it is (RFC 3986 3.2.2).
+const PLAIN: [bool; 256] = letters_digits_and(b"-._~!$&'()*+,;=");
+
+/// The bytes of a class, by their value: a look for each instead of a search.
+pub(super) const fn letters_digits_and(mut marks: &[u8]) -> [bool; 256] {
+    let mut class = [false; 256];
+    let mut byte = 0;
+    while byte < 128 {
+        class[byte] = (byte as u8).is_ascii_alphanumeric();
+        byte += 1;
+    }
+    while let [mark, rest @ ..] = marks {
+        class[*mark as usize] = true;
+        marks = rest;
+    }
+    class
 }
 
 #[cfg(test)]

@@ -692,6 +692,38 @@ fn a_peer_that_takes_nothing_is_given_up() {
 }
 
 #[test]
+fn tiny_frames_for_a_peer_that_does_not_read_do_not_pile_up() {
+    const SENT: usize = 30_000;
+    let written = Rc::new(Cell::new(0));
+    let count = Rc::clone(&written);
+    let registry = registry().on("drip", async move |connection: Upgraded| {
+        for _ in 0..SENT {
+            connection.write_all(b"x").await?;
+            count.set(count.get() + 1);
+        }
+        Ok(())
+    });
+    on(Transport::Memory, config(), registry, async |site: &Site| {
+        let mut client = site.connect();
+        client.send(preface(&[(4, 1 << 20)])).await;
+        client.send(frame(WINDOW_UPDATE, 0, 0, [0, 0x10, 0, 0])).await;
+        let head = b"\x02\x07CONNECT\x86\x04\x01/\x01\x09a.example\x00\x09:protocol\x04drip";
+        client.send(frame(HEADERS, END_HEADERS, 1, head)).await;
+        milliseconds(100).await;
+        let before = written.get();
+        milliseconds(100).await;
+        assert!(before > 0 && before == written.get(), "it waits: {before}, {}", written.get());
+        // The crate's queue, its buffer, and what the pipe holds.
+        assert!(before < SENT / 2, "{before}");
+        let mut taken = 0;
+        while taken < SENT {
+            taken += client.http2_frame_of(DATA).await.payload.len();
+        }
+        assert_eq!(written.get(), SENT);
+    });
+}
+
+#[test]
 fn answers_that_are_queued_do_not_wait_for_ever() {
     const SIZE: usize = 60_000;
     let config = Config { write_time: Duration::from_millis(200), ..config() };
