@@ -87,6 +87,19 @@ pub struct Listener {
     /// Whether a request may be upgraded here to another version of HTTP, where the registry has one
     /// ([`H2c`](crate::protocols::H2c)); it may. Where not, it is answered in HTTP/1.1, and nothing is offered.
     pub h2c: bool,
+    /// How TLS is spoken here, if it is: then nothing else is.
+    #[cfg(feature = "tls")]
+    pub tls: Option<crate::tls::Acceptor>,
+}
+
+impl Listener {
+    /// Whether it speaks TLS.
+    pub fn is_secure(&self) -> bool {
+        #[cfg(feature = "tls")]
+        return self.tls.is_some();
+        #[cfg(not(feature = "tls"))]
+        return false;
+    }
 }
 
 /// What can be listened on.
@@ -113,7 +126,12 @@ pub const UNIX_MODE: u32 = 0o660;
 
 impl From<Address> for Listener {
     fn from(address: Address) -> Self {
-        Self { address, h2c: true }
+        Self {
+            address,
+            h2c: true,
+            #[cfg(feature = "tls")]
+            tls: None,
+        }
     }
 }
 

@@ -14,8 +14,10 @@ use std::{
 
 use pin_project_lite::pin_project;
 
+#[cfg(feature = "tls")]
+use crate::tls::{Fault, Tls};
 use crate::{
-    Error, Reason, Rejection, Request, Response, Token,
+    Error, Reason, Rejection, Request, Response, Stream, Token,
     buffer::ReadBuf,
     h2c::{self, PREFACE},
     http::{BodyReader, Framing, Head, HeadScanner, Version},
@@ -35,15 +37,18 @@ pub(crate) async fn serve(tracked: Tracked) {
     let link = Rc::clone(&tracked.0);
     let mut buf = ReadBuf::new();
     let mut is_first = true;
+    #[cfg(feature = "tls")]
+    if let Some(tls) = link.stream.as_tls() {
+        match Box::pin(secure(&link, tls)).await {
+            Some(Version::Http2) => return speak_http2(tracked, buf),
+            Some(_) => {}
+            None => return,
+        }
+    }
     loop {
         let head_len = match next_arrival(&link, &mut buf, is_first).await {
             Ok(Arrival::Head(head_len)) => head_len,
-            Ok(Arrival::Http2) => {
-                monoio::spawn(session(tracked, buf, HTTP2, |connection| {
-                    Box::pin(h2c::run(connection, None))
-                }));
-                return;
-            }
+            Ok(Arrival::Http2) => return speak_http2(tracked, buf),
             Ok(Arrival::Nothing) => return,
             Err(Error::Rejected(rejection)) => return Box::pin(refuse_and_close(&link, rejection)).await,
             Err(_) => return,
@@ -68,6 +73,46 @@ pub(crate) async fn serve(tracked: Tracked) {
     }
 }
 
+fn speak_http2(tracked: Tracked, buf: ReadBuf) {
+    monoio::spawn(session(tracked, buf, HTTP2, |connection| Box::pin(h2c::run(connection, None))));
+}
+
+/// Agrees with the client on TLS, within the time of a head, and says which HTTP follows; `None` where nothing does.
+#[cfg(feature = "tls")]
+async fn secure(link: &Link, tls: &Tls) -> Option<Version> {
+    let worker = &link.worker;
+    link.within(Side::Read, worker.config.head_time);
+    let fault = match link.wait(Side::Read, true, tls.handshake()).await {
+        Ok(Ok(())) => {
+            let info = tls.info();
+            worker.counters.secured(info.is_resumed);
+            tracing::debug!(id = link.id, peer = link.peer.map(tracing::field::display), ?info, "secured");
+            return Some(if info.alpn.as_deref() == Some("h2") { Version::Http2 } else { Version::Http11 });
+        }
+        Ok(Err(fault)) => fault,
+        Err(Interrupt::Expired) => Fault::TimedOut,
+        Err(Interrupt::Goodbye) => return None,
+    };
+    worker.counters.not_secured(fault.code());
+    if worker.may_log() {
+        let peer = link.peer.map(tracing::field::display);
+        tracing::info!(peer, reason = fault.code(), error = %fault, "no TLS");
+    }
+    if let Fault::PlainHttp = fault {
+        let rejection = Rejection::from(Reason::TlsRequired);
+        worker.counters.refused(rejection.reason(), None);
+        let mut bytes = Vec::new();
+        rejection.to_response(false).encode(&mut bytes, &worker.date(), Some("close"), false);
+        // Only what the socket takes at once, which is all of it.
+        drop(tls.transport().try_write(&bytes));
+    }
+    if let Fault::PlainHttp | Fault::Tls(_) = fault {
+        tls.shutdown_write();
+        drain(link, tls.transport()).await; // so that it reads our answer, or alert
+    }
+    None
+}
+
 /// What a connection brings next.
 enum Arrival {
     /// A whole head, of so many bytes.
@@ -87,7 +132,8 @@ async fn next_arrival(link: &Link, buf: &mut ReadBuf, is_first: bool) -> Result<
     let mut scanner = HeadScanner::default();
     // The deadline is absolute: bytes that dribble in do not move it.
     let mut head_has_begun = is_first;
-    let mut may_be_http2 = is_first && config.http2.prior_knowledge;
+    // By TLS, ALPN has said which it is.
+    let mut may_be_http2 = is_first && config.http2.prior_knowledge && !link.stream.is_secure();
     link.within(Side::Read, if is_first { config.head_time } else { config.keep_alive_time });
     loop {
         let is_idle = buf.unread().is_empty();
@@ -159,6 +205,7 @@ async fn answer(link: &Rc<Link>, buf: &mut ReadBuf, head_len: usize) -> Result<N
         peer: link.peer,
         listener: link.listener(),
         draining: worker.is_draining(),
+        stream: &link.stream,
         raw: &raw,
         kept: &kept,
     };
@@ -557,13 +604,18 @@ pub(crate) fn report_panic(link: &Link, panic: &(dyn Any + Send)) {
 /// connection, and could destroy our last words on their way (RFC 9112 9.6).
 async fn linger(link: &Link) {
     link.stream.shutdown_write();
+    drain(link, &link.stream).await;
+}
+
+/// Reads what the peer still sends, to its end, within the close time.
+async fn drain(link: &Link, stream: &Stream) {
     link.deadline(Side::Read, NEVER);
     link.within(Side::Close, link.worker.config.close_time);
     let mut buffer = Vec::with_capacity(LINGER_READ);
     let mut left = LINGER_MAX;
     loop {
         buffer.clear();
-        match link.wait(Side::Close, false, link.stream.read(buffer)).await {
+        match link.wait(Side::Close, false, stream.read(buffer)).await {
             Ok((Ok(count), back)) if count > 0 && count < left => {
                 link.spend(count);
                 if link.is_spent() {
@@ -583,6 +635,12 @@ const LINGER_MAX: usize = 8 << 20;
 
 /// Answers 503 to a connection for which there is no room.
 pub(crate) async fn turn_away(tracked: Tracked) {
+    #[cfg(feature = "tls")]
+    if let Some(tls) = tracked.0.stream.as_tls()
+        && Box::pin(secure(&tracked.0, tls)).await != Some(Version::Http11)
+    {
+        return;
+    }
     refuse_and_close(&tracked.0, Reason::TooManyConnections.into()).await;
 }
 

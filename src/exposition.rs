@@ -3,7 +3,7 @@
 //! Every metric has a row in [`FAMILIES`], which docs/metrics.md has to list; nothing can be written that is not there.
 //! Labels are of closed sets: protocols that are spoken here and `other`, outcomes, reason codes, cores.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use crate::{ProtocolStats, Stats, metrics::Histogram};
 
@@ -67,6 +67,9 @@ pub(crate) const FAMILIES: &[Family] = &[
     counter("switchpoint_sent_bytes", &[], "Bytes sent by sessions."),
     counter("switchpoint_messages_dropped", &[], "WebSocket messages that were not sent because their queue was full."),
     counter("switchpoint_log_lines_dropped", &[], "Log lines that were lost because their destination was slow or full."),
+    counter("switchpoint_tls_handshakes", &["resumed"], "Handshakes of TLS that were done: those that went on from an earlier session, and the others."),
+    counter("switchpoint_tls_failures", &["reason"], "Handshakes of TLS that failed."),
+    gauge("switchpoint_tls_certificate_expiry_timestamp_seconds", &["name"], "When a certificate expires that is shown now, by its first name, in seconds since 1970."),
     histogram("switchpoint_handshake_duration_seconds", &["protocol"], "From the end of a request's head to its 101."),
     histogram("switchpoint_session_duration_seconds", &["protocol"], "How long sessions have lasted that have ended."),
     histogram("switchpoint_message_size_bytes", &["direction"], "WebSocket messages by the size of their payload, uncompressed; one that is taken or sent in parts counts part by part."),
@@ -115,6 +118,8 @@ pub(crate) struct Facts<'a> {
     /// Each core's.
     pub(crate) cores: &'a [Stats],
     pub(crate) log_lines_dropped: u64,
+    /// By name, when each certificate expires, in seconds since 1970.
+    pub(crate) certificates: BTreeMap<String, f64>,
     pub(crate) process: crate::process::Process,
 }
 
@@ -181,6 +186,20 @@ pub(crate) fn write(facts: &Facts<'_>, format: Format) -> String {
     text.count("switchpoint_sent_bytes", sum.sent);
     text.count("switchpoint_messages_dropped", sum.messages_dropped);
     text.count("switchpoint_log_lines_dropped", facts.log_lines_dropped);
+    text.one("switchpoint_tls_handshakes", |out| {
+        out.sample(&[("resumed", "yes")], sum.tls_resumed as f64);
+        out.sample(&[("resumed", "no")], (sum.tls_handshakes - sum.tls_resumed) as f64);
+    });
+    text.one("switchpoint_tls_failures", |out| {
+        for (reason, count) in &sum.tls_failures {
+            out.sample(&[("reason", reason)], *count as f64);
+        }
+    });
+    text.one("switchpoint_tls_certificate_expiry_timestamp_seconds", |out| {
+        for (name, expiry) in &facts.certificates {
+            out.sample(&[("name", name)], *expiry);
+        }
+    });
     let by_protocol = |of: fn(&ProtocolStats) -> &Histogram| {
         let of_each = sum.protocols.iter().map(move |(protocol, counted)| (&**protocol, of(counted)));
         of_each.filter(|(_, histogram)| histogram.count() > 0)
@@ -314,7 +333,7 @@ fn number(value: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeSet, HashSet};
+    use std::collections::{BTreeMap, BTreeSet, HashSet};
 
     use super::*;
     use crate::{Reason, Token, metrics::Counters};
@@ -334,6 +353,7 @@ mod tests {
             is_ready: true,
             cores: &cores,
             log_lines_dropped: 7,
+            certificates: BTreeMap::from([("localhost".to_owned(), 2e9)]),
             process: crate::process::Process::now(),
         };
         write(&facts, format)
@@ -354,6 +374,7 @@ mod tests {
             "switchpoint_message_size_bytes_bucket{direction=\"in\",le=\"16\"} 2",
             "switchpoint_message_size_bytes_bucket{direction=\"out\",le=\"+Inf\"} 0",
             "switchpoint_log_lines_dropped_total 7",
+            "switchpoint_tls_certificate_expiry_timestamp_seconds{name=\"localhost\"} 2000000000",
         ] {
             assert!(prometheus.lines().any(|found| found == line), "{line} is not in\n{prometheus}");
         }

@@ -33,6 +33,7 @@
 //! | [`ws`] | RFC 6455 without I/O, both roles |
 //! | [`h2c`] | HTTP/2 on the same port: what an upgrade to it needs, without I/O |
 //! | [`protocols`] | the protocols that come with it |
+//! | `tls` | TLS in both roles (with the feature `tls`) |
 //! | [`inherited`] | sockets that a process is started with |
 //! | [`admin`] | what an operator sees of a running server, and does to it |
 //! | [`trace`] | which requests a trace looks for |
@@ -64,6 +65,8 @@ mod runtime;
 mod server;
 mod sessions;
 mod stream;
+#[cfg(feature = "tls")]
+pub mod tls;
 pub mod trace;
 mod trace_context;
 mod upgrade;
@@ -102,6 +105,10 @@ struct Protocols;
 #[cfg(doctest)]
 #[doc = include_str!("../docs/websocket.md")]
 struct WebSockets;
+
+#[cfg(all(doctest, feature = "tls"))]
+#[doc = include_str!("../docs/tls.md")]
+struct TlsPage;
 
 #[cfg(doctest)]
 #[doc = include_str!("../docs/metrics.md")]

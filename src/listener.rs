@@ -155,11 +155,25 @@ fn welcome(worker: &Rc<Worker>, socket: OwnedFd, peer: Option<SocketAddr>, index
         Ok(stream) => stream,
         Err(error) => return tracing::warn!(%error, "a connection could not be taken"),
     };
+    let stream = secured(worker, stream, index);
     if worker.has_room() {
         crate::spawn(connection::serve(worker.track(stream, peer, Some(index))));
     } else if worker.turned_away.get() < TURNED_AWAY_MAX {
         crate::spawn(turn_away(Rc::clone(worker), stream, peer, index));
     }
+}
+
+/// The connection as its listener speaks: with TLS over it, where it does. Nothing is said yet.
+fn secured(worker: &Worker, stream: Stream, index: u16) -> Stream {
+    #[cfg(feature = "tls")]
+    if let Some(acceptor) =
+        worker.config.listen.get(usize::from(index)).and_then(|listener| listener.tls.as_ref())
+    {
+        return acceptor.accept(stream);
+    }
+    #[cfg(not(feature = "tls"))]
+    let _ = (worker, index);
+    stream
 }
 
 /// Connections that are taken at once, before those who are served have their turn.

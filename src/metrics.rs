@@ -27,6 +27,9 @@ pub(crate) struct Counters {
     pub(crate) messages_sent: Sizes,
     pub(crate) messages_dropped: Cell<u64>,
     pub(crate) queue_depth: Sizes,
+    pub(crate) tls_handshakes: Cell<u64>,
+    pub(crate) tls_resumed: Cell<u64>,
+    tls_failures: RefCell<BTreeMap<&'static str, u64>>,
     rejections: RefCell<BTreeMap<&'static str, u64>>,
     protocols: RefCell<BTreeMap<&'static str, Protocol>>,
     lag: RefCell<Lag>,
@@ -62,6 +65,19 @@ impl Counters {
     /// A session's connection is gone.
     pub(crate) fn session_is_gone(&self, token: Token) {
         self.of(token.as_str(), |protocol| protocol.sessions -= 1);
+    }
+
+    /// A handshake of TLS is done.
+    #[cfg(feature = "tls")]
+    pub(crate) fn secured(&self, is_resumed: bool) {
+        add(&self.tls_handshakes, 1);
+        add(&self.tls_resumed, is_resumed.into());
+    }
+
+    /// A handshake of TLS has failed, with a [code](crate::tls::Fault::code).
+    #[cfg(feature = "tls")]
+    pub(crate) fn not_secured(&self, code: &'static str) {
+        *self.tls_failures.borrow_mut().entry(code).or_default() += 1;
     }
 
     /// How a session ended: `ok`, or the kind of its error.
@@ -121,6 +137,9 @@ impl Counters {
             queue_depth: self.queue_depth.snapshot(),
             lag: self.lag.borrow().worst(),
             rejections: owned(&self.rejections.borrow()),
+            tls_handshakes: self.tls_handshakes.get(),
+            tls_resumed: self.tls_resumed.get(),
+            tls_failures: owned(&self.tls_failures.borrow()),
             ..Stats::default()
         };
         for (name, protocol) in &*self.protocols.borrow() {
@@ -333,6 +352,12 @@ pub struct Stats {
     pub received: u64,
     /// Bytes sent by sessions.
     pub sent: u64,
+    /// Handshakes of TLS that were done.
+    pub tls_handshakes: u64,
+    /// Of them, those that went on from an earlier session.
+    pub tls_resumed: u64,
+    /// Handshakes of TLS that failed, by the code of the reason (`tls::Fault::code`).
+    pub tls_failures: BTreeMap<String, u64>,
     /// Switches, by protocol.
     pub upgrades: BTreeMap<String, u64>,
     /// Refusals, by [reason code](crate::Reason::code).
@@ -399,6 +424,9 @@ impl Stats {
         merge_counts(&mut self.upgrades, &other.upgrades);
         merge_counts(&mut self.rejections, &other.rejections);
         merge_counts(&mut self.ends, &other.ends);
+        self.tls_handshakes += other.tls_handshakes;
+        self.tls_resumed += other.tls_resumed;
+        merge_counts(&mut self.tls_failures, &other.tls_failures);
         for (name, theirs) in &other.protocols {
             let mine = self.protocols.entry(name.clone()).or_default();
             mine.sessions += theirs.sessions;

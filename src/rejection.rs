@@ -67,6 +67,8 @@ pub enum Reason {
     AuthorizationTimeout,
     /// The resource took too long to answer.
     AnswerTimeout,
+    /// A request without TLS, to a port that speaks TLS.
+    TlsRequired,
     /// An extended CONNECT for a protocol that is not spoken here (RFC 8441).
     UnknownProtocol,
     /// No room for another connection.
@@ -131,6 +133,7 @@ impl Reason {
             Self::BadRequest => (400, "bad-request", "The handler found fault with the request."),
             Self::AuthorizationTimeout => (503, "authorization-timeout", "Whether the client may have this could not be decided in time. Try again."),
             Self::AnswerTimeout => (503, "answer-timeout", "The resource did not answer in time. Try again."),
+            Self::TlsRequired => (400, "tls-required", "This port speaks TLS, and a plain HTTP request came. Use https:// (or wss://) instead of http:// (or ws://)."),
             Self::UnknownProtocol => (501, "unknown-protocol", "The `:protocol` of the extended CONNECT is not spoken at this path (RFC 8441 4)."),
             Self::TooManyConnections => (503, "too-many-connections", "The server has no room for another connection. Try again after the time in `Retry-After`."),
             Self::Draining => (503, "draining", "The server is shutting down. Connect again: another one will answer."),
@@ -165,6 +168,7 @@ const OWN: &[Reason] = &[
     Reason::BadRequest,
     Reason::AuthorizationTimeout,
     Reason::AnswerTimeout,
+    Reason::TlsRequired,
     Reason::UnknownProtocol,
     Reason::TooManyConnections,
     Reason::Draining,

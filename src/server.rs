@@ -14,6 +14,11 @@ use std::{
     thread::{self, JoinHandle},
 };
 
+#[cfg(feature = "tls")]
+use crate::tls::{
+    Acceptor, CertificateStatus,
+    watch::{self, Watch},
+};
 use crate::{
     Address, Config, Driver, HandedOver, Listener, Registry, Stats, Token,
     bound::{Bound, Place},
@@ -43,6 +48,10 @@ pub struct Server {
     tokens: Vec<Token>,
     threads: Vec<JoinHandle<()>>,
     handle: Handle,
+    /// For each listener whether it speaks TLS.
+    secure: Vec<bool>,
+    #[cfg(feature = "tls")]
+    _watch: Option<Watch>,
 }
 
 /// What can be asked of a running server, from any thread.
@@ -51,6 +60,8 @@ pub struct Handle {
     workers: Vec<Arc<Control>>,
     driver: Driver,
     is_draining: Arc<AtomicBool>,
+    #[cfg(feature = "tls")]
+    acceptors: Vec<Acceptor>,
 }
 
 impl Handle {
@@ -119,6 +130,20 @@ impl Handle {
     /// Cuts everything at once.
     pub fn stop(&self) {
         self.give(Command::Stop);
+    }
+
+    /// Reads the files of all certificates anew; those that cannot be used are refused with a line in the log, and the
+    /// ones before stay. A file that changes is also seen by itself, within some seconds. Returns whether all could be
+    /// used.
+    #[cfg(feature = "tls")]
+    pub fn reload_certificates(&self) -> bool {
+        self.acceptors.iter().fold(true, |all, acceptor| watch::reload(acceptor) && all)
+    }
+
+    /// The certificates that are shown now, of all listeners.
+    #[cfg(feature = "tls")]
+    pub fn certificates(&self) -> Vec<CertificateStatus> {
+        self.acceptors.iter().flat_map(Acceptor::certificates).collect()
     }
 
     fn give(&self, command: Command) {
@@ -196,8 +221,18 @@ impl Server {
             driver: config.driver,
             tokens: Vec::new(),
             threads: Vec::new(),
+            secure: config.listen.iter().map(Listener::is_secure).collect(),
             handle: Handle::default(),
+            #[cfg(feature = "tls")]
+            _watch: None,
         };
+        #[cfg(feature = "tls")]
+        {
+            let acceptors: Vec<_> =
+                config.listen.iter().filter_map(|listener| listener.tls.clone()).collect();
+            server._watch = Watch::new(acceptors.clone());
+            server.handle.acceptors = acceptors;
+        }
         for index in 0..count {
             let core = cores.as_ref().map(|cores| cores[index]);
             let (config, registry) = (config.clone(), Arc::clone(&registry));
@@ -244,9 +279,12 @@ impl Server {
         &self.addresses
     }
 
-    /// All that it listens on, for people: `http://127.0.0.1:8080`, `unix:/run/chat.sock`.
+    /// All that it listens on, for people: `http://127.0.0.1:8080`, `https://127.0.0.1:8443`, `unix:/run/chat.sock`.
     pub fn places(&self) -> impl Iterator<Item = String> {
-        self.bound.iter().map(|bound| bound.place.to_string())
+        self.bound.iter().zip(&self.secure).map(|(bound, is_secure)| match &bound.place {
+            Place::Tcp(address) if *is_secure => format!("https://{address}"),
+            place => place.to_string(),
+        })
     }
 
     /// The sockets that it listens on, for another process to go on with, as [`Address::Inherited`]. From now on they are

@@ -222,6 +222,9 @@ impl Link {
     /// Lets go of everything but the descriptor, to wait with [`poll_arrival`](Self::poll_arrival); `false` where
     /// that is not possible.
     pub(crate) fn park(&self) -> bool {
+        if !self.stream.is_at_rest() {
+            return false;
+        }
         let Some(socket) = self.stream.socket() else { return false };
         let Some(parking) = self.worker.parking() else { return false };
         let is_known = self.parked.get() != Parked::Never;

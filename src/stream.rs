@@ -17,6 +17,8 @@ use monoio::{BufResult, buf::SliceMut, io::AsyncReadRent, net::UnixStream};
 use pin_project_lite::pin_project;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown};
 
+#[cfg(feature = "tls")]
+use crate::tls::{Info, PeerCertificate, Tls};
 use crate::{
     duplex::Duplex,
     h2c::Http2Stream,
@@ -30,6 +32,9 @@ use crate::{
 pub enum Stream {
     /// A TCP connection.
     Tcp(Tcp),
+    /// TLS, over one of the others.
+    #[cfg(feature = "tls")]
+    Tls(Box<Tls>),
     /// A stream of an HTTP/2 connection (RFC 8441).
     H2(Http2Stream),
     /// The in-memory pipe of the tests.
@@ -44,26 +49,30 @@ impl Stream {
     /// Without a buffer it waits until there is something to be read, and reads nothing: `Ok(0)`.
     ///
     /// Dropping the future loses the buffer with what has arrived in it, so drop it only to close.
-    pub(crate) fn read(&self, buffer: Vec<u8>) -> impl Future<Output = BufResult<usize, Vec<u8>>> + use<'_> {
+    pub fn read(&self, buffer: Vec<u8>) -> impl Future<Output = BufResult<usize, Vec<u8>>> + use<'_> {
         if buffer.capacity() == 0 {
             return Reading::Ready { ready: self.readable() };
         }
         debug_assert!(buffer.len() < buffer.capacity(), "a read into no room looks like the end");
         match self {
             Self::Tcp(tcp) => Reading::Tcp { read: tcp.read(buffer) },
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => Reading::Boxed { read: tls.read(buffer) },
             Self::H2(stream) => Reading::H2 { read: stream.read(buffer) },
             Self::Memory(duplex) => Reading::Memory { read: duplex.read(buffer) },
-            Self::Tapped(tapped) => Reading::Tapped { read: Box::pin(tapped.read(buffer)) },
+            Self::Tapped(tapped) => Reading::Boxed { read: Box::pin(tapped.read(buffer)) },
         }
     }
 
     /// Appends what has already arrived to `buffer`, at most its spare capacity, without waiting.
-    pub(crate) fn try_read(&self, buffer: &mut Vec<u8>) -> io::Result<usize> {
+    pub fn try_read(&self, buffer: &mut Vec<u8>) -> io::Result<usize> {
         match self {
             Self::Tcp(tcp) => {
                 let spare = rustix::buffer::spare_capacity(buffer);
                 Ok(rustix::net::recv(tcp.fd(), spare, RecvFlags::DONTWAIT)?.0)
             }
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => tls.try_read(buffer),
             Self::H2(stream) => stream.try_read(buffer),
             Self::Memory(duplex) => duplex.try_read(buffer),
             Self::Tapped(tapped) => {
@@ -76,12 +85,14 @@ impl Stream {
     }
 
     /// Sends what there is room for, without waiting.
-    pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+    pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(tcp) => {
                 let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
                 Ok(rustix::net::send(tcp.fd(), bytes, flags)?)
             }
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => tls.try_write(&[IoSlice::new(bytes)]),
             Self::H2(stream) => stream.try_write(&[IoSlice::new(bytes)]),
             Self::Memory(duplex) => duplex.try_write(bytes),
             Self::Tapped(tapped) => {
@@ -93,13 +104,15 @@ impl Stream {
     }
 
     /// As [`try_write`](Self::try_write), from several places at once.
-    pub(crate) fn try_write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    pub fn try_write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
             Self::Tcp(tcp) => {
                 let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
                 let mut nothing = SendAncillaryBuffer::default();
                 Ok(rustix::net::sendmsg(tcp.fd(), slices, &mut nothing, flags)?)
             }
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => tls.try_write(slices),
             Self::H2(stream) => stream.try_write(slices),
             Self::Memory(duplex) => {
                 let mut sent = 0;
@@ -129,9 +142,11 @@ impl Stream {
     }
 
     /// Waits until [`try_read`](Self::try_read) may find something. Dropping the future loses nothing.
-    pub(crate) async fn readable(&self) -> io::Result<()> {
+    pub async fn readable(&self) -> io::Result<()> {
         match self {
             Self::Tcp(tcp) => tcp.stream().readable(false).await,
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => tls.readable().await,
             Self::H2(stream) => stream.readable().await,
             Self::Memory(duplex) => duplex.readable().await,
             Self::Tapped(tapped) => Box::pin(tapped.inner.readable()).await,
@@ -139,9 +154,11 @@ impl Stream {
     }
 
     /// Waits until [`try_write`](Self::try_write) may have room again.
-    pub(crate) async fn writable(&self) -> io::Result<()> {
+    pub async fn writable(&self) -> io::Result<()> {
         match self {
             Self::Tcp(tcp) => tcp.writable().await,
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => tls.writable().await,
             Self::H2(stream) => stream.writable().await,
             Self::Memory(duplex) => duplex.writable().await,
             Self::Tapped(tapped) => Box::pin(tapped.inner.writable()).await,
@@ -152,6 +169,8 @@ impl Stream {
     pub(crate) fn socket(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Tcp(tcp) => Some(tcp.fd()),
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => tls.socket(),
             Self::H2(_) | Self::Memory(_) => None,
             Self::Tapped(tapped) => tapped.inner.socket(),
         }
@@ -170,11 +189,76 @@ impl Stream {
         }
     }
 
+    /// Whether all that was taken is with the kernel, or wherever it has to go. If not, [`writable`](Self::writable) waits
+    /// for that.
+    #[inline]
+    pub fn is_flushed(&self) -> bool {
+        match self {
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => tls.is_flushed(),
+            Self::Tapped(tapped) => tapped.inner.is_flushed(),
+            _ => true,
+        }
+    }
+
+    /// Whether nothing is left to be done before the [`socket`](Self::socket) can be read.
+    #[inline]
+    pub(crate) fn is_at_rest(&self) -> bool {
+        match self {
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => tls.is_at_rest(),
+            Self::Tapped(tapped) => tapped.inner.is_at_rest(),
+            _ => true,
+        }
+    }
+
+    /// TLS, if that is what it is, also where somebody traces it.
+    #[cfg(feature = "tls")]
+    pub(crate) fn as_tls(&self) -> Option<&Tls> {
+        match self {
+            Self::Tls(tls) => Some(tls),
+            Self::Tapped(tapped) => tapped.inner.as_tls(),
+            _ => None,
+        }
+    }
+
+    /// Whether nobody between the two ends can read it.
+    pub fn is_secure(&self) -> bool {
+        match self {
+            #[cfg(feature = "tls")]
+            Self::Tls(_) => true,
+            Self::Tapped(tapped) => tapped.inner.is_secure(),
+            _ => false,
+        }
+    }
+
+    /// What the two sides of a TLS connection have agreed upon.
+    #[cfg(feature = "tls")]
+    pub fn tls(&self) -> Option<Info> {
+        match self {
+            Self::Tls(tls) => Some(tls.info()),
+            Self::Tapped(tapped) => tapped.inner.tls(),
+            _ => None,
+        }
+    }
+
+    /// Who the peer has proved to be: a client that was asked for its certificate, or a server.
+    #[cfg(feature = "tls")]
+    pub fn peer_certificate(&self) -> Option<&PeerCertificate> {
+        match self {
+            Self::Tls(tls) => tls.peer_certificate(),
+            Self::Tapped(tapped) => tapped.inner.peer_certificate(),
+            _ => None,
+        }
+    }
+
     /// Says that nothing more will be sent: the peer reads the end.
-    pub(crate) fn shutdown_write(&self) {
+    pub fn shutdown_write(&self) {
         match self {
             // An error means that the connection is gone already, which is what was wanted.
             Self::Tcp(tcp) => drop(rustix::net::shutdown(tcp.fd(), Shutdown::Write)),
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => tls.shutdown_write(),
             Self::H2(stream) => stream.shutdown_write(),
             Self::Memory(duplex) => duplex.shutdown_write(),
             Self::Tapped(tapped) => tapped.inner.shutdown_write(),
@@ -182,9 +266,11 @@ impl Stream {
     }
 
     /// Ends it in both directions; a pending read returns. The one way to end a connection from outside its task.
-    pub(crate) fn abort(&self) {
+    pub fn abort(&self) {
         match self {
             Self::Tcp(tcp) => drop(rustix::net::shutdown(tcp.fd(), Shutdown::Both)),
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => tls.abort(),
             Self::H2(stream) => stream.abort(),
             Self::Memory(duplex) => duplex.abort(),
             Self::Tapped(tapped) => tapped.inner.abort(),
@@ -232,9 +318,9 @@ pin_project! {
     #[project = ReadingOf]
     enum Reading<'a, T, H, M, R> {
         Tcp { #[pin] read: T },
+        Boxed { read: LocalBoxFuture<'a, BufResult<usize, Vec<u8>>> },
         H2 { #[pin] read: H },
         Memory { #[pin] read: M },
-        Tapped { read: LocalBoxFuture<'a, BufResult<usize, Vec<u8>>> },
         Ready { #[pin] ready: R },
     }
 }
@@ -254,9 +340,9 @@ where
                 let (result, slice) = ready!(read.poll(cx));
                 Poll::Ready((result, slice.into_inner()))
             }
+            ReadingOf::Boxed { read } => read.as_mut().poll(cx),
             ReadingOf::H2 { read } => read.poll(cx),
             ReadingOf::Memory { read } => read.poll(cx),
-            ReadingOf::Tapped { read } => read.as_mut().poll(cx),
             ReadingOf::Ready { ready } => ready.poll(cx).map(|result| (result.map(|()| 0), Vec::new())),
         }
     }

@@ -3,7 +3,7 @@
 use std::{any::Any, borrow::Cow, cell::RefCell, fmt, net::SocketAddr};
 
 use crate::{
-    Error, Listener, Rejection, TraceParent, Upgraded,
+    Error, Listener, Rejection, Stream, TraceParent, Upgraded,
     http::{Framing, Head, Target, Version},
 };
 
@@ -267,6 +267,8 @@ pub struct Request<'a> {
     pub(crate) peer: Option<SocketAddr>,
     pub(crate) listener: Option<&'a Listener>,
     pub(crate) draining: bool,
+    /// The connection; over HTTP/2, the one that all streams share.
+    pub(crate) stream: &'a Stream,
     /// The head as it arrived; nothing over HTTP/2, which has its own form.
     pub(crate) raw: &'a [u8],
     pub(crate) kept: &'a Kept,
@@ -341,6 +343,28 @@ impl<'a> Request<'a> {
         TraceParent::parse(str::from_utf8(value).ok()?)
     }
 
+    /// Whether it came by TLS: the scheme is `https` then, or `wss`. A proxy that did TLS for us is not asked.
+    pub fn is_secure(&self) -> bool {
+        self.stream.is_secure()
+    }
+
+    /// `https` or `http`.
+    pub fn scheme(&self) -> &'static str {
+        if self.is_secure() { "https" } else { "http" }
+    }
+
+    /// What the client and we have agreed upon, by TLS.
+    #[cfg(feature = "tls")]
+    pub fn tls(&self) -> Option<crate::tls::Info> {
+        self.stream.tls()
+    }
+
+    /// Who the client has proved to be, by a certificate of an authority that we trust.
+    #[cfg(feature = "tls")]
+    pub fn peer_certificate(&self) -> Option<&'a crate::tls::PeerCertificate> {
+        self.stream.peer_certificate()
+    }
+
     /// Which listener the connection came through; `None` for one that was brought to its
     /// [`Worker`](crate::Worker).
     pub fn listener(&self) -> Option<&'a Listener> {
@@ -380,9 +404,10 @@ impl<'a> Request<'a> {
         Cow::Owned(head)
     }
 
-    /// Whether it may be upgraded to another version of HTTP where it came from.
+    /// Whether it may be upgraded to another version of HTTP where it came from. By TLS, ALPN has chosen one
+    /// (RFC 7540 3.3).
     pub(crate) fn may_change_http(&self) -> bool {
-        self.listener.is_none_or(|listener| listener.h2c)
+        !self.is_secure() && self.listener.is_none_or(|listener| listener.h2c)
     }
 
     pub(crate) fn has_body(&self) -> bool {

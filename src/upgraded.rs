@@ -191,8 +191,12 @@ impl Writer {
 
 /// Sends all of it, under the write deadline, which each byte that the peer takes moves on.
 pub(crate) async fn write_all(link: &Link, mut bytes: &[u8]) -> Result<(), Error> {
-    while !bytes.is_empty() {
-        match link.stream.try_write(bytes) {
+    while !bytes.is_empty() || !link.stream.is_flushed() {
+        let taken = match bytes {
+            [] => Err(io::ErrorKind::WouldBlock.into()),
+            _ => link.stream.try_write(bytes),
+        };
+        match taken {
             Ok(count) => {
                 bytes = &bytes[count..];
                 link.has_sent(count);

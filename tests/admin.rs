@@ -51,13 +51,14 @@ impl Program {
         let mut out = BufReader::new(child.stdout.take().unwrap());
         let mut address_in = |before: &str| {
             let mut line = String::new();
-            out.read_line(&mut line).unwrap();
-            let (_, behind) =
-                line.split_once(before).unwrap_or_else(|| panic!("{before} is not in {line:?}"));
-            let end = behind.find([' ', '/', '\n']).unwrap_or(behind.len());
-            behind[..end].parse().unwrap()
+            while !line.contains(before) {
+                line.clear();
+                assert!(out.read_line(&mut line).unwrap() > 0, "it ends without {before}");
+            }
+            let (_, behind) = line.split_once(before).unwrap();
+            behind[..behind.find([' ', '/', '\n']).unwrap_or(behind.len())].parse().unwrap()
         };
-        let address = address_in("http://");
+        let address = address_in("://");
         let metrics = address_in("metrics at http://");
         thread::spawn(move || {
             let mut rest = String::new();
@@ -644,4 +645,42 @@ fn recent_handshakes_are_shown_where_they_are_asked_for() {
     let without = Program::start(&[]);
     assert_eq!(get(without.address, "/handshakes", "*/*").0, 404);
     assert!(!get(without.address, "/", "*/*").1.contains("<html lang=\"en\" data-handshakes"));
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn a_trace_sees_through_tls_and_certificates_are_told_of() {
+    use switchpoint::{
+        Config, Driver, Registry, Worker,
+        protocols::websocket::{Client, Socket},
+        tls::{ClientSettings, Connector, Trust},
+    };
+    let program = Program::start(&["--self-signed"]);
+    let expiry = program.sum("switchpoint_tls_certificate_expiry_timestamp_seconds{name=\"localhost\"}");
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
+    assert!(expiry > now, "{expiry}");
+    assert!(program.json(&["reload"])["reloaded"].as_str().unwrap().contains("localhost"));
+
+    let (mut child, mut out) = trace(&program, &["--frames", "1", "-o", "-"]);
+    let url = format!("wss://{}/echo", program.address);
+    Driver::Auto.build().unwrap().block_on(async {
+        let worker = Worker::new(Config::default(), Registry::new());
+        switchpoint::spawn(worker.keep_time());
+        let settings = ClientSettings { trust: Trust::Anyone, ..ClientSettings::default() };
+        let client = Client::new().tls(Connector::new(&settings).unwrap());
+        let handler = async |mut socket: Socket| {
+            socket.send("through TLS").await?;
+            assert_eq!(socket.recv().await?.unwrap().text(), Some("through TLS"));
+            Ok(())
+        };
+        client.connect(&worker, &url, handler).await.unwrap();
+    });
+    let mut text = String::new();
+    out.read_to_string(&mut text).unwrap();
+    assert!(child.wait().unwrap().success());
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(bytes_of(of_kind(&lines, "request")[0]).starts_with(b"GET /echo HTTP/1.1\r\n"));
+    assert!(bytes_of(of_kind(&lines, "response")[0]).starts_with(b"HTTP/1.1 101 "));
+    assert_eq!(bytes_of(of_kind(&lines, "frame")[1]), b"\x81\x0bthrough TLS");
+    assert_eq!(program.sum("switchpoint_tls_handshakes_total"), 1.0);
 }

@@ -42,7 +42,7 @@ impl FromStr for Target {
             None if lower.starts_with("https://") => format!("wss://{}", &text["https://".len()..]),
             None => text.to_owned(),
         };
-        let url = ws.parse().map_err(|fault: UrlFault| match fault {
+        let url: Url = ws.parse().map_err(|fault: UrlFault| match fault {
             UrlFault::Scheme if !text.contains("://") => {
                 format!("a URL begins with its scheme: did you mean ws://{text} ?")
             }
@@ -50,6 +50,9 @@ impl FromStr for Target {
             UrlFault::User => "a user in the URL is not sent; use --auth USER:PASSWORD".to_owned(),
             fault => fault.to_string(),
         })?;
+        if url.is_secure() {
+            return Err(UrlFault::Tls.to_string());
+        }
         Ok(Self { text: text.to_owned(), url })
     }
 }

@@ -23,6 +23,7 @@ mod sessions;
 mod traces;
 
 use std::{
+    collections::BTreeMap,
     fmt,
     sync::{
         Arc,
@@ -132,9 +133,24 @@ fn expose(handle: &Handle, hooks: &Hooks, request: &Request<'_>) -> Response {
         is_ready: !handle.is_draining(),
         cores: &cores,
         log_lines_dropped: hooks.log_lines_dropped.as_ref().map_or(0, |count| count()),
+        certificates: certificates(handle),
         process: Process::now(),
     };
     Response::new(200).with_body(format.content_type(), exposition::write(&facts, format))
+}
+
+/// The certificates that are shown, by their first name, and when they expire. Several listeners may show one.
+fn certificates(handle: &Handle) -> BTreeMap<String, f64> {
+    let mut by_name = BTreeMap::new();
+    #[cfg(feature = "tls")]
+    for certificate in handle.certificates() {
+        let expiry = certificate.not_after.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let name = certificate.names.first().cloned().unwrap_or_default();
+        let soonest = by_name.entry(name).or_insert(f64::MAX);
+        *soonest = expiry.as_secs_f64().min(*soonest);
+    }
+    let _ = handle;
+    by_name
 }
 
 fn statistics(handle: &Handle) -> Value {

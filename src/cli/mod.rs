@@ -5,6 +5,8 @@ mod client;
 mod ctl;
 mod log;
 mod serve;
+#[cfg(feature = "tls")]
+mod tls;
 mod trace;
 
 use std::process::ExitCode;

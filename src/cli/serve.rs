@@ -15,9 +15,11 @@ use std::{
 use clap::Args;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::{
-    consts::{SIGINT, SIGTERM},
+    consts::{SIGHUP, SIGINT, SIGTERM},
     iterator::Signals,
 };
+#[cfg(feature = "tls")]
+use switchpoint::Listener;
 use switchpoint::{
     Config, Driver, Handle, Server, Stats,
     admin::{Handshakes, Hooks},
@@ -81,6 +83,9 @@ pub(super) struct Arguments {
     /// The longest body of an ordinary request, such as `65536`, `1MiB`; a longer one is answered with 413.
     #[arg(long, value_name = "SIZE", default_value = "64KiB", value_parser = size)]
     body_max: usize,
+    #[cfg(feature = "tls")]
+    #[command(flatten)]
+    tls: super::tls::TlsArguments,
     #[command(flatten)]
     admin: admin::Arguments,
     #[command(flatten)]
@@ -146,6 +151,17 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
         Err(error) => return fail(&format!("cannot begin to log: {error}")),
     };
     raise_descriptor_limit();
+    #[cfg(feature = "tls")]
+    let (config, certificate) = match arguments.tls.acceptor() {
+        Ok(acceptor) => {
+            let certificate = acceptor.as_ref().and_then(|acceptor| arguments.tls.line(acceptor));
+            let secure = |listener| Listener { tls: acceptor.clone(), ..listener };
+            (Config { listen: config.listen.into_iter().map(secure).collect(), ..config }, certificate)
+        }
+        Err(error) => return fail(&error),
+    };
+    #[cfg(not(feature = "tls"))]
+    let certificate = None::<String>;
 
     // Before the workers are there, so that no signal is missed.
     let signals = match signals() {
@@ -166,11 +182,14 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
         Err(error) => return fail(&error.to_string()),
     };
     handshakes.of(&server.handle());
-    let admin = match arguments.admin.start(&server.handle(), &hooks(&log)) {
+    let admin = match arguments.admin.start(&server.handle(), &hooks(&log, server.handle())) {
         Ok(admin) => admin,
         Err(error) => return fail(&error.to_string()),
     };
     say(&start_line(&server));
+    if let Some(line) = certificate {
+        say(&line);
+    }
     for address in admin.addresses() {
         say(&format!("switchpoint: metrics at http://{address}/metrics"));
     }
@@ -194,6 +213,7 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
     ));
     while !server.is_over() {
         match signals.recv_timeout(Duration::from_millis(10)) {
+            Ok(SIGHUP) => {}
             Ok(_) => server.stop(),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => thread::sleep(Duration::from_millis(10)),
@@ -207,18 +227,20 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
 }
 
 /// What an operator can do besides what every server can.
-fn hooks(log: &Log) -> Hooks {
+fn hooks(log: &Log, handle: Handle) -> Hooks {
     let mut hooks = Hooks::default();
     let (changed, counted) = (log.clone(), log.clone());
+    hooks.reload = Some(Arc::new(move || reload(&handle)));
     hooks.set_log = Some(Arc::new(move |level| changed.set(level)));
     hooks.log_lines_dropped = Some(Arc::new(move || counted.lost()));
     hooks
 }
 
-/// Waits for a signal, or for an operator's order: then it is `None`.
+/// Waits for a signal to end, or for an operator's order: then it is `None`.
 fn asked_to_end(signals: &mpsc::Receiver<i32>, handle: &Handle) -> Option<i32> {
     loop {
         match signals.recv_timeout(Duration::from_millis(50)) {
+            Ok(SIGHUP) => drop(reload(handle)), // the log says what has become of it
             Ok(signal) => return Some(signal),
             Err(RecvTimeoutError::Timeout) if handle.is_draining() => return None,
             Err(RecvTimeoutError::Timeout) => {}
@@ -226,6 +248,23 @@ fn asked_to_end(signals: &mpsc::Receiver<i32>, handle: &Handle) -> Option<i32> {
             Err(RecvTimeoutError::Disconnected) => return Some(SIGTERM),
         }
     }
+}
+
+/// Reads anew what can be read anew, and says what that was.
+fn reload(handle: &Handle) -> Result<String, String> {
+    #[cfg(feature = "tls")]
+    {
+        if !handle.reload_certificates() {
+            return Err("not all certificates can be used; the log says why, and the old ones stay".into());
+        }
+        let certificates = handle.certificates();
+        if !certificates.is_empty() {
+            let names: Vec<String> = certificates.iter().map(|each| each.names.join(" ")).collect();
+            return Ok(format!("certificates: {}", names.join("; ")));
+        }
+    }
+    let _ = handle;
+    Err("there is nothing to reload".into())
 }
 
 /// Says something on standard output, if anybody still listens there.
@@ -248,7 +287,7 @@ fn raise_descriptor_limit() {
 }
 
 fn signals() -> io::Result<mpsc::Receiver<i32>> {
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
     let (sender, receiver) = mpsc::channel();
     thread::Builder::new().name("signals".into()).spawn(move || {
         for signal in signals.forever() {

@@ -61,8 +61,16 @@ impl<'a> Asked<'a> {
             }
             Some(head) => (Head::parse(head, limits)?, head),
         };
-        let listener = link.listener();
-        Ok(Request { head, body, peer: link.peer, listener, draining: link.worker.is_draining(), raw, kept })
+        Ok(Request {
+            head,
+            body,
+            peer: link.peer,
+            listener: link.listener(),
+            draining: link.worker.is_draining(),
+            stream: &link.stream,
+            raw,
+            kept,
+        })
     }
 
     /// The method, where it is known without a look at the head.
@@ -279,6 +287,7 @@ fn note_switch(link: &Rc<Link>, asked: &::http::request::Parts, accepted: &Accep
         peer: link.peer,
         listener: link.listener(),
         draining: link.worker.is_draining(),
+        stream: &link.stream,
         raw: &[],
         kept: &Kept::default(),
     };

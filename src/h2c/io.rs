@@ -203,6 +203,8 @@ impl Io {
                 Ok(true)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            // TLS without close_notify: HTTP/2 knows by itself what is whole.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(true),
             Err(error) => Err(error),
         }
     }
@@ -210,6 +212,25 @@ impl Io {
     fn give_back(&mut self) {
         self.passed = 0;
         self.link.worker.pool.give_back(std::mem::take(&mut self.input));
+    }
+
+    /// The socket is full: it may be so for the write time.
+    fn wait_for_room(&mut self) {
+        self.link.within(Side::Write, self.link.worker.config.write_time);
+        let link = Rc::clone(&self.link);
+        self.watch.is_full.set(true);
+        self.writable = Some(Box::pin(async move { link.stream.writable().await }));
+    }
+
+    /// Waits for room, if there was none.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(writable) = &mut self.writable {
+            ready!(writable.as_mut().poll(cx))?;
+            self.writable = None;
+            self.watch.is_full.set(false);
+            self.link.deadline(Side::Write, NEVER);
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -294,12 +315,7 @@ impl AsyncWrite for Io {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         loop {
-            if let Some(writable) = &mut this.writable {
-                ready!(writable.as_mut().poll(cx))?;
-                this.writable = None;
-                this.watch.is_full.set(false);
-                this.link.deadline(Side::Write, NEVER);
-            }
+            ready!(this.poll_room(cx))?;
             let link = &this.link;
             match link.stream.try_write_vectored(slices) {
                 Ok(count) => {
@@ -307,12 +323,7 @@ impl AsyncWrite for Io {
                     link.spend(count);
                     return Poll::Ready(Ok(count));
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    link.within(Side::Write, link.worker.config.write_time);
-                    let link = Rc::clone(link);
-                    this.watch.is_full.set(true);
-                    this.writable = Some(Box::pin(async move { link.stream.writable().await }));
-                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => this.wait_for_room(),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Poll::Ready(Err(error)),
             }
@@ -323,9 +334,15 @@ impl AsyncWrite for Io {
         true
     }
 
-    /// The crate comes here when all that it could send was written.
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        loop {
+            ready!(this.poll_room(cx))?;
+            if this.link.stream.is_flushed() {
+                return Poll::Ready(Ok(()));
+            }
+            this.wait_for_room();
+        }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {

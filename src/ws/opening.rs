@@ -346,9 +346,10 @@ pub enum Unfit {
     OurField,
 }
 
-/// Where to: `ws://host:port/path?query` (3).
+/// Where to: `ws://host:port/path?query`, or `wss://…` (3).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Url {
+    is_secure: bool,
     authority: String,
     host: String,
     port: u16,
@@ -356,12 +357,17 @@ pub struct Url {
 }
 
 impl Url {
+    /// Whether it is reached by TLS: `wss`.
+    pub fn is_secure(&self) -> bool {
+        self.is_secure
+    }
+
     /// A name or an address; that of IPv6 without its brackets.
     pub fn host(&self) -> &str {
         &self.host
     }
 
-    /// 80, unless it says otherwise.
+    /// 80, or 443 with TLS, unless it says otherwise.
     pub fn port(&self) -> u16 {
         self.port
     }
@@ -377,11 +383,11 @@ impl FromStr for Url {
 
     fn from_str(text: &str) -> Result<Self, UrlFault> {
         let (scheme, rest) = text.split_once("://").ok_or(UrlFault::Scheme)?;
-        match scheme.to_ascii_lowercase().as_str() {
-            "ws" => {}
-            "wss" => return Err(UrlFault::Tls),
+        let is_secure = match scheme.to_ascii_lowercase().as_str() {
+            "ws" => false,
+            "wss" => true,
             _ => return Err(UrlFault::Scheme),
-        }
+        };
         // In this form nothing can end the line, or the field, that it stands in.
         if !rest.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(UrlFault::Characters);
@@ -404,21 +410,27 @@ impl FromStr for Url {
             Some(port) if port.bytes().all(|byte| byte.is_ascii_digit()) => {
                 port.parse().map_err(|_| UrlFault::Port)?
             }
-            None if port.is_empty() => 80,
+            None if port.is_empty() => {
+                if is_secure {
+                    443
+                } else {
+                    80
+                }
+            }
             _ => return Err(UrlFault::Port),
         };
         let target = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
-        Ok(Self { authority: authority.to_owned(), host: host.to_owned(), port, target })
+        Ok(Self { is_secure, authority: authority.to_owned(), host: host.to_owned(), port, target })
     }
 }
 
 /// What is wrong with a URL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UrlFault {
-    /// Not `ws`.
-    #[error("a WebSocket's URL begins with ws://")]
+    /// Neither `ws` nor `wss`.
+    #[error("a WebSocket's URL begins with ws:// or wss://")]
     Scheme,
-    /// `wss`.
+    /// `wss`, which this client cannot do.
     #[error(
         "wss:// needs TLS, which this client cannot do; use ws:// to a plain port, or to a proxy that does TLS"
     )]
@@ -625,7 +637,7 @@ mod tests {
         for (text, fault) in [
             ("localhost:8080/echo", UrlFault::Scheme),
             ("http://a", UrlFault::Scheme),
-            ("wss://a", UrlFault::Tls),
+            ("https://a", UrlFault::Scheme),
             ("ws://a/b c", UrlFault::Characters),
             ("ws://a/\r\nX: y", UrlFault::Characters),
             ("ws://ä", UrlFault::Characters),

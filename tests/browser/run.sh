@@ -51,4 +51,8 @@ if [ "$have" != "$PLAYWRIGHT" ]; then
 fi
 
 export CHROMIUM=$chromium PLAYWRIGHT_CORE=$cache/node_modules/playwright-core
-node "$here/page.mjs" "$url" "$out"
+if [ -n "${SPKI:-}" ]; then
+  node "$here/tls.mjs" "$url" "$SPKI"
+else
+  node "$here/page.mjs" "$url" "$out"
+fi

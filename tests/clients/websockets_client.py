@@ -187,7 +187,7 @@ async def an_origin_of_another_host_is_refused_with_a_reason():
 
 
 async def an_origin_of_this_host_is_accepted():
-    async with client(origin="http://" + urlsplit(URL).netloc) as connection:
+    async with client(origin=URL.replace("ws", "http", 1).removesuffix(urlsplit(URL).path)) as connection:
         await echoes(connection, "same origin")
 
 

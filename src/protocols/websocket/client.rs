@@ -13,6 +13,8 @@ use std::{
 use monoio::{net::TcpStream, time::timeout};
 
 use super::{RandomMasks, Session, Settings, Socket, driver};
+#[cfg(feature = "tls")]
+use crate::tls::{ClientSettings, Connector};
 use crate::{
     Error, Stream, Token, Worker,
     buffer::ReadBuf,
@@ -51,6 +53,8 @@ pub struct Client {
     subprotocols: Vec<String>,
     fields: Vec<(String, String)>,
     opening_time: Duration,
+    #[cfg(feature = "tls")]
+    connector: Option<Connector>,
 }
 
 impl Default for Client {
@@ -67,6 +71,8 @@ impl Client {
             subprotocols: Vec::new(),
             fields: Vec::new(),
             opening_time: OPENING_TIME,
+            #[cfg(feature = "tls")]
+            connector: None,
         }
     }
 
@@ -88,13 +94,20 @@ impl Client {
         self
     }
 
-    /// How long it may take to connect, and then to be answered; 10 s each.
+    /// How long it may take to connect, to agree on TLS, and then to be answered; 10 s each.
     pub fn opening_time(mut self, limit: Duration) -> Self {
         self.opening_time = limit;
         self
     }
 
-    /// Connects to `ws://host:port/path`, and runs `handler` until the WebSocket is closed. When the handler returns,
+    /// How `wss` is spoken; otherwise by the connector's defaults: to servers that browsers trust.
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, connector: Connector) -> Self {
+        self.connector = Some(connector);
+        self
+    }
+
+    /// Connects to `ws://host:port/path` or `wss://…`, and runs `handler` until the WebSocket is closed. When the handler returns,
     /// it is closed: with 1000 after `Ok`, with 1011 after an error.
     ///
     /// A name is looked up by the system, which blocks the core meanwhile: use an address where others are served.
@@ -113,10 +126,25 @@ impl Client {
     {
         let (url, opening) = self.prepare(url)?;
         let (stream, peer) = Box::pin(connect(&url, self.opening_time)).await?;
+        let stream = if url.is_secure() { Box::pin(self.secure(stream, url.host())).await? } else { stream };
         self.open(worker, stream, Some(peer), url, opening, handler).await
     }
 
-    /// As [`connect`](Self::connect), over a connection that exists: through a tunnel, or in memory.
+    #[cfg(feature = "tls")]
+    async fn secure(&self, stream: Stream, host: &str) -> Result<Stream, Error> {
+        let connector = match &self.connector {
+            Some(connector) => connector.clone(),
+            None => Connector::new(&ClientSettings::default()).map_err(invalid)?,
+        };
+        Ok(connector.connect(stream, host, self.opening_time).await?)
+    }
+
+    #[cfg(not(feature = "tls"))]
+    async fn secure(&self, _: Stream, _: &str) -> Result<Stream, Error> {
+        Err(invalid(crate::ws::opening::UrlFault::Tls))
+    }
+
+    /// As [`connect`](Self::connect), over a connection that exists: through a tunnel, in memory, or made secure already.
     ///
     /// # Errors
     /// As [`connect`](Self::connect).

@@ -386,16 +386,16 @@ where
             }
             let sent = shared.queue.borrow_mut().send(link);
             match sent {
-                Ok(()) => {
+                Ok(()) if link.stream.is_flushed() => {
                     link.deadline(Side::Write, NEVER);
                     return Ok(());
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error.into()),
+                _ => {
                     link.within(Side::Write, link.worker.config.write_time);
                     let link = Rc::clone(link);
                     self.room = Some(Box::pin(async move { link.stream.writable().await }));
                 }
-                Err(error) => return Err(error.into()),
             }
         }
     }

@@ -361,6 +361,7 @@ mod tests {
             peer: None,
             listener: None,
             draining: false,
+            stream: &crate::duplex::pair().0.into(),
             raw: raw.as_bytes(),
             kept: &Default::default(),
         })

@@ -6,7 +6,7 @@ use crate::{Reason, Rejection, Request};
 /// The origins that are let in. Clients without an `Origin` are no browsers, and always are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Origins {
-    /// The pages of the host that the request is for.
+    /// The pages of the host that the request is for; by TLS, those that came by TLS.
     #[default]
     SameHost,
     /// These, as browsers write them: `https://example.org`, `http://localhost:3000`; and the same host's.
@@ -32,19 +32,21 @@ impl Origins {
             }
             _ => false,
         };
-        if is_listed || is_same_host(origin, request.authority().unwrap_or_default()) {
+        if is_listed || is_same_host(origin, request.authority().unwrap_or_default(), request.is_secure()) {
             return Ok(());
         }
         Err(refused())
     }
 }
 
-/// Compares host and port; a port that is the scheme's own may be left out on either side.
-fn is_same_host(origin: &str, authority: &str) -> bool {
+/// Compares host and port; a port that is the scheme's own may be left out on either side. A page that came without TLS
+/// can be anybody's, so it is not of the host that is asked by TLS. The other way round, a proxy may have done TLS for us.
+fn is_same_host(origin: &str, authority: &str, is_secure: bool) -> bool {
     let Some((scheme, host)) = origin.split_once("://") else {
         return false; // `null`, of a page that has no origin
     };
     let default = match scheme {
+        "http" if is_secure => return false,
         "http" => ":80",
         "https" => ":443",
         _ => return false,
@@ -65,7 +67,8 @@ mod tests {
             ("http://a.example:80", "a.example"),
             ("http://[::1]:8080", "[::1]:8080"),
         ] {
-            assert!(is_same_host(origin, host), "{origin} at {host}");
+            assert!(is_same_host(origin, host, false), "{origin} at {host}");
+            assert_eq!(is_same_host(origin, host, true), origin.starts_with("https"), "{origin} at {host}");
         }
         for (origin, host) in [
             ("http://evil.example", "a.example"),
@@ -77,7 +80,8 @@ mod tests {
             ("file://a.example", "a.example"),
             ("", ""),
         ] {
-            assert!(!is_same_host(origin, host), "{origin} at {host}");
+            assert!(!is_same_host(origin, host, false), "{origin} at {host}");
+            assert!(!is_same_host(origin, host, true), "{origin} at {host}");
         }
     }
 }
