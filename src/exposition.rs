@@ -346,7 +346,8 @@ mod tests {
         counters.session_ended(token, "ok", std::time::Duration::from_secs(90));
         counters.refused(Reason::MissingKey, Some("websocket"));
         counters.messages_received.record(5);
-        let cores = [counters.snapshot(3, 1), counters.snapshot(4, 1)];
+        let mut cores = [counters.snapshot(3, 1), counters.snapshot(4, 1)];
+        cores[1].tls_failures.insert("timed-out".to_owned(), 1);
         let facts = Facts {
             version: "1.2.3",
             driver: "a \"quoted\" one",
