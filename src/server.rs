@@ -16,7 +16,7 @@ use std::{
 
 #[cfg(feature = "tls")]
 use crate::tls::{
-    Acceptor, CertificateStatus,
+    Acceptor, CertificateStatus, LoadError,
     watch::{self, Watch},
 };
 use crate::{
@@ -132,12 +132,16 @@ impl Handle {
         self.give(Command::Stop);
     }
 
-    /// Reads the files of all certificates anew; those that cannot be used are refused with a line in the log, and the
-    /// ones before stay. A file that changes is also seen by itself, within some seconds. Returns whether all could be
-    /// used.
+    /// Reads the files of all certificates anew, and says in the log which they are. A file that changes is also seen by
+    /// itself, within some seconds.
+    ///
+    /// # Errors
+    /// The first that cannot be used. What was there before stays then, where that is; all others are taken.
     #[cfg(feature = "tls")]
-    pub fn reload_certificates(&self) -> bool {
-        self.acceptors.iter().fold(true, |all, acceptor| watch::reload(acceptor) && all)
+    pub fn reload_certificates(&self) -> Result<(), LoadError> {
+        // All of them, and then the first error.
+        let results: Vec<_> = self.acceptors.iter().map(watch::reload).collect();
+        results.into_iter().collect()
     }
 
     /// The certificates that are shown now, of all listeners.

@@ -289,6 +289,7 @@ fn what_cannot_be_asked_is_said_before_anything_is_sent() {
     on_a_core(async |worker| {
         let url = "ws://127.0.0.1:1/";
         for (client, url, hint) in [
+            #[cfg(not(feature = "tls"))]
             (Client::new(), "wss://a/", "wss:// needs TLS"),
             (Client::new(), "http://a/", "ws://"),
             (Client::new().subprotocols(["a b"]), url, "a subprotocol is a token"),

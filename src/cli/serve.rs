@@ -254,9 +254,7 @@ fn asked_to_end(signals: &mpsc::Receiver<i32>, handle: &Handle) -> Option<i32> {
 fn reload(handle: &Handle) -> Result<String, String> {
     #[cfg(feature = "tls")]
     {
-        if !handle.reload_certificates() {
-            return Err("not all certificates can be used; the log says why, and the old ones stay".into());
-        }
+        handle.reload_certificates().map_err(|error| error.to_string())?;
         let certificates = handle.certificates();
         if !certificates.is_empty() {
             let names: Vec<String> = certificates.iter().map(|each| each.names.join(" ")).collect();

@@ -491,17 +491,24 @@ fn a_client_may_or_has_to_show_a_certificate() {
                     identity: who.cloned(),
                     ..ClientSettings::default()
                 };
-                let (near, far) = duplex::pair();
-                scene.serve(far);
-                let stream =
-                    Connector::new(&settings).unwrap().connect(near.into(), "localhost", PATIENCE).await;
-                let peer = Peer(stream.unwrap());
+                let connector = Connector::new(&settings).unwrap();
+                let connect = async || {
+                    let (near, far) = duplex::pair();
+                    scene.serve(far);
+                    Peer(connector.connect(near.into(), "localhost", PATIENCE).await.unwrap())
+                };
+                let peer = connect().await;
                 let before = scene.failures();
                 peer.send(&request("who")).await;
                 match (expected, is_required) {
                     (Ok(name), _) => {
                         assert!(peer.head().await.starts_with("HTTP/1.1 101 "));
                         peer.expect(format!("https {name}\n").as_bytes()).await;
+                        // Also where the session goes on, and no certificate is shown.
+                        let again = connect().await;
+                        assert!(again.ask("who").await.starts_with("HTTP/1.1 101 "));
+                        assert!(again.0.tls().unwrap().is_resumed);
+                        again.expect(format!("https {name}\n").as_bytes()).await;
                     }
                     (Err("no-certificate"), false) => {
                         assert!(peer.head().await.starts_with("HTTP/1.1 101 "));
@@ -844,10 +851,10 @@ fn a_server_takes_new_files_by_itself_and_drops_nobody() {
         assert_eq!(connect().await.0.peer_certificate().unwrap().names, ["new.example"]);
         // What cannot be used changes nothing, also when it is asked for.
         fs::write(&key, "no key").unwrap();
-        server.handle().reload_certificates();
+        assert!(matches!(server.handle().reload_certificates(), Err(LoadError::NoKey { .. })));
         assert_eq!(connect().await.0.peer_certificate().unwrap().names, ["new.example"]);
         write(&identity(&["newer.example"]));
-        server.handle().reload_certificates();
+        server.handle().reload_certificates().unwrap();
         assert_eq!(connect().await.0.peer_certificate().unwrap().names, ["newer.example"]);
         old.send(b"hello").await;
         old.expect(b"hello").await;
@@ -859,4 +866,33 @@ fn a_server_takes_new_files_by_itself_and_drops_nobody() {
     let stats = server.join();
     assert_eq!((stats.closed_clean, stats.lost, stats.cut), (1, 0, 0));
     fs::remove_dir_all(&dir).unwrap();
+}
+
+#[test]
+fn a_url_of_wss_is_all_that_a_client_needs() {
+    let identity = identity(&["localhost"]);
+    let trust = Trust::Authorities(identity.chain.clone());
+    let acceptor = Acceptor::new(identity.into()).unwrap();
+    let listener = Listener { tls: Some(acceptor), .."127.0.0.1:0".parse().unwrap() };
+    let config = Config { listen: vec![listener], threads: 1, ..Config::default() };
+    let server = Server::start(config, |_| protocols::demonstration(WebSocketSettings::default())).unwrap();
+    let url = format!("wss://localhost:{}/echo", server.addresses()[0].port());
+    block_on(async {
+        let worker = Worker::new(Config::default(), Registry::new());
+        crate::spawn(worker.keep_time());
+        let talk = async |mut socket: Socket| {
+            socket.send("hello").await?;
+            assert_eq!(socket.recv().await?.unwrap().text(), Some("hello"));
+            Ok(())
+        };
+        let connector = Connector::new(&ClientSettings { trust, ..ClientSettings::default() }).unwrap();
+        Client::new().tls(connector).connect(&worker, &url, talk).await.unwrap();
+        // Nobody on the web has issued that certificate.
+        let error = Client::new().connect(&worker, &url, talk).await.unwrap_err();
+        assert!(error.to_string().contains("UnknownIssuer"), "{error}");
+    });
+    server.drain();
+    let stats = server.join();
+    assert_eq!((stats.closed_clean, stats.tls_handshakes), (1, 1));
+    assert_eq!(stats.tls_failures["distrusted"], 1);
 }

@@ -166,7 +166,8 @@ impl Session {
         let mut rest = std::mem::take(&mut self.data);
         let used = self.work(arrived, Order::Receive { into, rest: &mut rest }, sealed);
         self.data = rest;
-        self.partial = arrived[used..].to_vec();
+        // What comes after the end is nobody's.
+        self.partial = if self.end.is_some() { Vec::new() } else { arrived[used..].to_vec() };
         if into.len() > before || !self.data.is_empty() {
             self.barren = 0;
         }

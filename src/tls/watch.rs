@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use super::Acceptor;
+use super::{Acceptor, LoadError};
 
 /// The thread that looks; it ends when this is dropped.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ impl Watch {
                     // Certificate and key are two files: at the second look the other one is there, too.
                     let has_changed = acceptor.has_changed();
                     if has_changed && *changed {
-                        reload(acceptor);
+                        drop(reload(acceptor)); // the log has it
                     }
                     *changed = has_changed && !*changed;
                 }
@@ -46,9 +46,10 @@ impl Watch {
     }
 }
 
-/// Reads an acceptor's files anew, and logs what has become of it; whether they can be used.
-pub(crate) fn reload(acceptor: &Acceptor) -> bool {
-    match acceptor.reload() {
+/// Reads an acceptor's files anew, and says in the log what has become of it.
+pub(crate) fn reload(acceptor: &Acceptor) -> Result<(), LoadError> {
+    let result = acceptor.reload();
+    match &result {
         Ok(()) => {
             for certificate in acceptor.certificates() {
                 tracing::info!(
@@ -59,14 +60,13 @@ pub(crate) fn reload(acceptor: &Acceptor) -> bool {
                 );
             }
             warn_of_expiry(acceptor);
-            true
         }
         Err(error) => {
             acceptor.disregard();
             tracing::error!(%error, "the new certificates cannot be used; the old ones stay");
-            false
         }
     }
+    result
 }
 
 fn warn_of_expiry(acceptor: &Acceptor) {

@@ -167,8 +167,8 @@ fn each_refusal_has_its_reason_in_the_body_and_in_the_counter() {
 #[test]
 fn no_reason_is_left_out() {
     let tried: BTreeSet<_> = refusals().into_iter().map(|(_, _, reason)| reason).collect();
-    // Those have tests of their own: they need a server that is full, or on its way out, or HTTP/2.
-    let elsewhere = ["too-many-connections", "draining", "unknown-protocol"];
+    // Those have tests of their own: they need a server that is full, or on its way out, or HTTP/2, or TLS.
+    let elsewhere = ["too-many-connections", "draining", "tls-required", "unknown-protocol"];
     let all: BTreeSet<_> = Reason::all().map(Reason::code).filter(|code| !elsewhere.contains(code)).collect();
     assert_eq!(tried, all);
 }

@@ -24,7 +24,7 @@ use crate::{
     upgraded::write_all,
     ws::{
         Opening, Role,
-        opening::{Answer, Refusal, Switched, Url},
+        opening::{Answer, Refusal, Switched, Url, UrlFault},
     },
 };
 
@@ -125,6 +125,9 @@ impl Client {
         H: AsyncFnOnce(Socket) -> Result<(), Error>,
     {
         let (url, opening) = self.prepare(url)?;
+        if url.is_secure() && !cfg!(feature = "tls") {
+            return Err(invalid(UrlFault::Tls));
+        }
         let (stream, peer) = Box::pin(connect(&url, self.opening_time)).await?;
         let stream = if url.is_secure() { Box::pin(self.secure(stream, url.host())).await? } else { stream };
         self.open(worker, stream, Some(peer), url, opening, handler).await
@@ -141,7 +144,7 @@ impl Client {
 
     #[cfg(not(feature = "tls"))]
     async fn secure(&self, _: Stream, _: &str) -> Result<Stream, Error> {
-        Err(invalid(crate::ws::opening::UrlFault::Tls))
+        Err(invalid(UrlFault::Tls))
     }
 
     /// As [`connect`](Self::connect), over a connection that exists: through a tunnel, in memory, or made secure already.
