@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{Driver, h2c::Rate, http};
+use crate::{Driver, Limits, Network, h2c::Rate, http};
 
 /// The settings of a server. Every limit has a default that suits the open internet.
 #[derive(Clone, Debug)]
@@ -47,6 +47,8 @@ pub struct Config {
     pub drain_time: Duration,
     /// What holds for connections that speak HTTP/2.
     pub http2: Http2,
+    /// How many may come, how fast, and what it may cost.
+    pub limits: Limits,
     /// What is told of handshakes and sessions.
     pub telemetry: Telemetry,
 }
@@ -87,6 +89,9 @@ pub struct Listener {
     /// Whether a request may be upgraded here to another version of HTTP, where the registry has one
     /// ([`H2c`](crate::protocols::H2c)); it may. Where not, it is answered in HTTP/1.1, and nothing is offered.
     pub h2c: bool,
+    /// The networks of the proxies whose connections are taken here, each with a header of the PROXY protocol that says
+    /// who the client is; whoever else connects is not served. None: connections are their clients' own.
+    pub proxy_protocol: Vec<Network>,
     /// How TLS is spoken here, if it is: then nothing else is.
     #[cfg(feature = "tls")]
     pub tls: Option<crate::tls::Acceptor>,
@@ -129,6 +134,7 @@ impl From<Address> for Listener {
         Self {
             address,
             h2c: true,
+            proxy_protocol: Vec::new(),
             #[cfg(feature = "tls")]
             tls: None,
         }
@@ -240,6 +246,7 @@ impl Default for Config {
             drain_time: Duration::from_secs(10),
             http2: Http2::default(),
             telemetry: Telemetry::default(),
+            limits: Limits::default(),
         }
     }
 }
@@ -253,14 +260,13 @@ impl Config {
         }
     }
 
-    /// Connections for each worker: their share of the limit, and never more than the descriptors that there are.
-    pub(crate) fn connections_a_worker(&self) -> usize {
+    /// Connections in all: the limit, and never more than the descriptors that there are.
+    pub(crate) fn connections_in_all(&self) -> usize {
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
         let descriptors =
             limit.current.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
         let room = descriptors.saturating_sub(DESCRIPTORS_KEPT).max(1);
-        let wanted = if self.connections_max == 0 { room } else { self.connections_max.min(room) };
-        wanted.div_ceil(self.workers())
+        if self.connections_max == 0 { room } else { self.connections_max.min(room) }
     }
 }
 

@@ -21,6 +21,7 @@ use crate::{
     buffer::ReadBuf,
     h2c::{self, PREFACE},
     http::{BodyReader, Framing, Head, HeadScanner, Version},
+    limits,
     metrics::add,
     observe,
     registry::{Accepted, Found, Handler, LocalBoxFuture},
@@ -53,6 +54,9 @@ pub(crate) async fn serve(tracked: Tracked) {
             Err(Error::Rejected(rejection)) => return Box::pin(refuse_and_close(&link, rejection)).await,
             Err(_) => return,
         };
+        if is_first {
+            limits::opened(&link);
+        }
         is_first = false;
         add(&link.worker.counters.requests, 1);
         // Boxed, as the ends are: they are large, and an idle connection does not keep room for them.
@@ -217,7 +221,10 @@ async fn answer(link: &Rc<Link>, buf: &mut ReadBuf, head_len: usize) -> Result<N
     let found = worker.registry.find(request.path(), request.may_change_http());
     let outcome = match asks {
         Asks::Properly if worker.is_closing() => Outcome::Refused(Reason::Draining.into()),
-        Asks::Properly => exchange.negotiate(&request, &found).await?,
+        Asks::Properly => match worker.admission.may_ask(link.peer) {
+            Ok(()) => exchange.negotiate(&request, &found).await?,
+            Err(reason) => Outcome::Refused(reason.into()),
+        },
         _ => Outcome::Ordinary,
     };
     match outcome {
@@ -510,7 +517,7 @@ impl Exchange<'_> {
         // A proxy may have taken a refused upgrade for a made one, and relays from here on what it has not looked at.
         let is_refused = response.status >= 400 && self.asks == Asks::Properly;
         let is_final = is_refused
-            || matches!(response.status, 400 | 408 | 413 | 500 | 503)
+            || matches!(response.status, 400 | 408 | 413 | 429 | 500 | 503)
             || request.method() == "CONNECT";
         let keeps =
             request.head.keep_alive && body_is_read && !has_early_bytes && !is_final && !worker.is_draining();
@@ -633,15 +640,15 @@ const LINGER_READ: usize = 4096;
 /// What a peer may still send that was told of the end: enough for a head or a body that was too large.
 const LINGER_MAX: usize = 8 << 20;
 
-/// Answers 503 to a connection for which there is no room.
-pub(crate) async fn turn_away(tracked: Tracked) {
+/// Tells a connection for which there is no place why that is so, whatever it was going to ask.
+pub(crate) async fn turn_away(tracked: Tracked, reason: Reason) {
     #[cfg(feature = "tls")]
     if let Some(tls) = tracked.0.stream.as_tls()
         && Box::pin(secure(&tracked.0, tls)).await != Some(Version::Http11)
     {
         return;
     }
-    refuse_and_close(&tracked.0, Reason::TooManyConnections.into()).await;
+    refuse_and_close(&tracked.0, reason.into()).await;
 }
 
 /// Runs a future whose panic is ours to deal with, and costs nobody else anything.

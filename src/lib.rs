@@ -33,6 +33,8 @@
 //! | [`ws`] | RFC 6455 without I/O, both roles |
 //! | [`h2c`] | HTTP/2 on the same port: what an upgrade to it needs, without I/O |
 //! | [`protocols`] | the protocols that come with it |
+//! | [`authorize`] | who may have what, and as whom |
+//! | [`proxy_protocol`] | the header by which a proxy says who the client is, without I/O |
 //! | `tls` | TLS in both roles (with the feature `tls`) |
 //! | [`inherited`] | sockets that a process is started with |
 //! | [`admin`] | what an operator sees of a running server, and does to it |
@@ -40,6 +42,7 @@
 //! | [`duplex`] | the in-memory transport of the tests, with faults from a seed |
 
 pub mod admin;
+pub mod authorize;
 mod bound;
 mod buffer;
 mod config;
@@ -50,12 +53,15 @@ mod exposition;
 pub mod h2c;
 pub mod http;
 pub mod inherited;
+mod limits;
 mod listener;
 mod metrics;
+mod network;
 mod observe;
 mod parking;
 mod process;
 pub mod protocols;
+pub mod proxy_protocol;
 mod redact;
 mod registry;
 mod rejection;
@@ -81,7 +87,9 @@ pub use bound::HandedOver;
 pub use buffer::ReadBuf;
 pub use config::{Address, Config, Http2, Listener, Telemetry, UNIX_MODE};
 pub use error::Error;
+pub use limits::Limits;
 pub use metrics::{Histogram, ProtocolStats, Stats};
+pub use network::{Network, NetworkFault};
 pub use registry::{Preference, Registry};
 pub use rejection::{Reason, Rejection};
 pub use resource::Resource;
@@ -121,3 +129,11 @@ struct Admin;
 #[cfg(doctest)]
 #[doc = include_str!("../docs/http2.md")]
 struct Http2Page;
+
+#[cfg(all(doctest, feature = "auth"))]
+#[doc = include_str!("../docs/authentication.md")]
+struct Authentication;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/limits.md")]
+struct LimitsPage;

@@ -17,9 +17,17 @@ use std::{
 };
 
 use monoio::task::JoinHandle;
-use rustix::net::SocketFlags;
+use rustix::net::{RecvFlags, SocketFlags};
 
-use crate::{Stream, bound::Bound, connection, metrics::add, sessions::keep, worker::Worker};
+use crate::{
+    Reason, Stream,
+    bound::Bound,
+    limits::Permit,
+    metrics::add,
+    proxy_protocol::{self, Fault, Header},
+    sessions::keep,
+    worker::Worker,
+};
 
 /// Sockets whose connections are being accepted.
 pub(crate) struct Listening {
@@ -155,11 +163,79 @@ fn welcome(worker: &Rc<Worker>, socket: OwnedFd, peer: Option<SocketAddr>, index
         Ok(stream) => stream,
         Err(error) => return tracing::warn!(%error, "a connection could not be taken"),
     };
-    let stream = secured(worker, stream, index);
-    if worker.has_room() {
-        crate::spawn(connection::serve(worker.track(stream, peer, Some(index))));
-    } else if worker.turned_away.get() < TURNED_AWAY_MAX {
-        crate::spawn(turn_away(Rc::clone(worker), stream, peer, index));
+    let proxies =
+        worker.config.listen.get(usize::from(index)).map_or(&[][..], |listener| &listener.proxy_protocol);
+    if proxies.is_empty() {
+        crate::spawn(worker.serve_from(secured(worker, stream, index), peer, Some(index)));
+    } else if peer.is_some_and(|peer| !proxies.iter().any(|network| network.contains(peer.ip()))) {
+        note(worker, peer, Fault::Untrusted);
+    } else {
+        crate::spawn(introduce(Rc::clone(worker), stream, peer, index));
+    }
+}
+
+/// Waits for the header by which a proxy says who the client is, and serves that client.
+async fn introduce(worker: Rc<Worker>, stream: Stream, proxy: Option<SocketAddr>, index: u16) {
+    // Until it is known who comes, the place is the proxy's; what is limited by address is not limited yet.
+    let permit = match Permit::new(&worker, None, true) {
+        Ok(permit) => permit,
+        refused => return worker.serve_with(refused, stream, proxy, Some(index)).await,
+    };
+    let header = monoio::time::timeout(worker.config.head_time, header(&stream)).await;
+    let header = header.unwrap_or(Err(Unheard::Fault(Fault::Late)));
+    drop(permit);
+    match header {
+        Ok(header) => {
+            let client = header.addresses.map(|(source, _)| source);
+            let stream = secured(&worker, stream, index);
+            worker.serve_from(stream, client.or(proxy), Some(index)).await;
+        }
+        Err(Unheard::Fault(fault)) => note(&worker, proxy, fault),
+        Err(Unheard::Ended) => {} // a health check of the simplest kind
+    }
+}
+
+/// Why there was no header.
+enum Unheard {
+    Fault(Fault),
+    /// The connection ended before it.
+    Ended,
+}
+
+/// Takes the header from the connection, and nothing behind it: what has arrived is looked at, then as much is taken as is
+/// the header's.
+async fn header(stream: &Stream) -> Result<Header, Unheard> {
+    let mut taken: Vec<u8> = Vec::new();
+    loop {
+        stream.readable().await.map_err(|_| Unheard::Ended)?;
+        let Some(socket) = stream.socket() else { return Err(Unheard::Ended) };
+        let mut piece = [0; PIECE];
+        let size = match rustix::net::recv(socket, &mut piece, RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+            Ok((0, _)) => return Err(Unheard::Ended),
+            Ok((size, _)) => size,
+            Err(errno) if io::Error::from(errno).kind() == io::ErrorKind::WouldBlock => continue,
+            Err(_) => return Err(Unheard::Ended),
+        };
+        let before = taken.len();
+        taken.extend_from_slice(&piece[..size]);
+        let found = proxy_protocol::parse(&taken).map_err(Unheard::Fault)?;
+        let own = found.map_or(size, |header| header.size - before);
+        // It is there, so all of it is taken.
+        rustix::net::recv(socket, &mut piece[..own], RecvFlags::DONTWAIT).map_err(|_| Unheard::Ended)?;
+        if let Some(header) = found {
+            return Ok(header);
+        }
+    }
+}
+
+/// How much of a header is looked at in one step.
+const PIECE: usize = 256;
+
+/// Counts a connection that is closed for its header, and says so.
+fn note(worker: &Worker, peer: Option<SocketAddr>, fault: Fault) {
+    worker.counters.refused(Reason::Proxy(fault), None);
+    if worker.may_log() {
+        tracing::info!(peer = peer.map(tracing::field::display), reason = fault.code(), "closed");
     }
 }
 
@@ -180,11 +256,3 @@ fn secured(worker: &Worker, stream: Stream, index: u16) -> Stream {
 const BURST_MAX: usize = 64;
 /// Without descriptors an accept fails at once, again and again: 1.6 million times a second were measured.
 const BACK_OFF: Duration = Duration::from_millis(20);
-/// Beyond this the others are closed without a word.
-const TURNED_AWAY_MAX: usize = 64;
-
-async fn turn_away(worker: Rc<Worker>, stream: Stream, peer: Option<SocketAddr>, index: u16) {
-    worker.turned_away.set(worker.turned_away.get() + 1);
-    connection::turn_away(worker.track(stream, peer, Some(index))).await;
-    worker.turned_away.set(worker.turned_away.get() - 1);
-}

@@ -13,6 +13,7 @@ use std::{
 
 use crate::{
     Error, Reason, Rejection, Request, Token, TraceParent,
+    authorize::Identity,
     connection::{Panic, report_panic},
     http::Version,
     metrics::{OTHER, add},
@@ -295,6 +296,7 @@ pub(crate) fn ended(link: &Link, kind: &'static str, ended: &Result<Result<(), E
         id = %link.session_id(),
         peer = link.peer.map(tracing::field::display),
         protocol = token.as_ref().map(Token::as_str),
+        user = link.identity().and_then(Identity::subject),
         path = details.map(|details| &*details.path),
         subprotocol = details.and_then(|details| details.subprotocol.as_deref()),
         outcome,

@@ -7,6 +7,7 @@ use std::{borrow::Cow, collections::HashMap, fmt, pin::Pin, rc::Rc};
 
 use crate::{
     Accept, Accepts, Decision, Error, Rejection, Request, Resource, Response, Token, Upgrade, Upgraded,
+    authorize::{Authorize, Authorizer, GuardedHandler},
     resource::{self, Answerer, Resources},
 };
 
@@ -116,6 +117,18 @@ impl Registry {
         self
     }
 
+    /// Lets nobody at `path` whom `authorize` does not know: it is asked before every protocol that is spoken there, those
+    /// of every path too, and before every resource. `OPTIONS` is answered without it, as it says nothing but methods.
+    ///
+    /// # Panics
+    /// If `path` has a guard already.
+    pub fn guard(mut self, path: impl Into<Cow<'static, str>>, authorize: impl Authorize) -> Self {
+        let path = path.into();
+        let guard = self.route(path.clone()).resources.guard.replace(Authorizer::new(authorize));
+        assert!(guard.is_none(), "{path} has a guard already");
+        self
+    }
+
     /// Whose order decides between several offered protocols.
     pub fn prefer(mut self, preference: Preference) -> Self {
         self.preference = preference;
@@ -165,7 +178,20 @@ impl Registry {
         let route = self.paths.get(path);
         let own = route.map_or(&[][..], |route| &route.handlers);
         let handlers = own.iter().chain(&self.everywhere).filter(|handler| with_http || !handler.is_http());
-        Found { handlers: handlers.cloned().collect(), route: route.cloned(), preference: self.preference }
+        let guard = route.and_then(|route| route.resources.guard.as_ref());
+        let guarded = |handler: &Rc<dyn Handler>| match guard {
+            // What is HTTP itself answers nothing before it is spoken; the request is judged then.
+            Some(guard) if !handler.is_http() => {
+                let (handler, guard) = (Rc::clone(handler), guard.clone());
+                Rc::new(GuardedHandler { handler, guard }) as Rc<dyn Handler>
+            }
+            _ => Rc::clone(handler),
+        };
+        Found {
+            handlers: handlers.map(guarded).collect(),
+            route: route.cloned(),
+            preference: self.preference,
+        }
     }
 }
 

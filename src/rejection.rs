@@ -8,7 +8,7 @@ use std::{borrow::Cow, fmt};
 use crate::{
     Request, Response,
     http::{BodyFault, HeadFault},
-    response,
+    proxy_protocol, response,
 };
 
 /// Why a request was not answered with 101 or an ordinary resource.
@@ -59,12 +59,18 @@ pub enum Reason {
     OriginNotAllowed,
     /// The client did not say who it is, or it was not believed.
     Unauthorized,
+    /// The credentials are not believed.
+    InvalidCredentials,
+    /// The credentials were good once.
+    ExpiredCredentials,
     /// The client may not have this.
     Forbidden,
     /// The handler found fault with the request.
     BadRequest,
     /// The handler took too long to decide.
     AuthorizationTimeout,
+    /// Who has to be asked about the client cannot say.
+    AuthorizationUnavailable,
     /// The resource took too long to answer.
     AnswerTimeout,
     /// A request without TLS, to a port that speaks TLS.
@@ -73,6 +79,20 @@ pub enum Reason {
     UnknownProtocol,
     /// No room for another connection.
     TooManyConnections,
+    /// Too many connections of one address.
+    TooManyFromAddress,
+    /// Too many connections whose first request is still to come.
+    TooManyHalfOpen,
+    /// Too many of those of one address.
+    TooManyHalfOpenFromAddress,
+    /// Too many requests for a switch at a time.
+    TooManyHandshakes,
+    /// Too many of those of one address.
+    TooManyHandshakesFromAddress,
+    /// The process occupies as much memory as it may.
+    OverMemoryBudget,
+    /// The PROXY protocol's header, where one is expected; closed without an answer.
+    Proxy(proxy_protocol::Fault),
     /// The server is on its way out.
     Draining,
     /// The handler cannot serve it now.
@@ -101,7 +121,8 @@ impl Reason {
     pub fn all() -> impl Iterator<Item = Self> {
         let heads = HeadFault::ALL.iter().map(|fault| Self::Head(*fault));
         let bodies = BodyFault::ALL.iter().map(|fault| Self::Body(*fault));
-        heads.chain(bodies).chain(OWN.iter().copied())
+        let headers = proxy_protocol::Fault::ALL.iter().map(|fault| Self::Proxy(*fault));
+        heads.chain(bodies).chain(OWN.iter().copied()).chain(headers)
     }
 
     #[rustfmt::skip]
@@ -129,13 +150,23 @@ impl Reason {
             Self::InvalidList => (400, "invalid-list", "A list such as `Sec-WebSocket-Protocol` has an item that is not a token, repeats one, or is longer than its limit."),
             Self::OriginNotAllowed => (403, "origin-not-allowed", "The page that asks comes from another origin, and this server was not told to trust it. Allow the origin in its configuration if it is yours; behind a proxy, see to it that `Host` is passed on."),
             Self::Unauthorized => (401, "unauthorized", "The request carries no credentials that are accepted here; the `WWW-Authenticate` field says which are."),
+            Self::InvalidCredentials => (401, "invalid-credentials", "The request carries credentials that are not accepted here: they are unknown, damaged, meant for somebody else or signed by nobody that is trusted."),
+            Self::ExpiredCredentials => (401, "expired-credentials", "The request carries credentials whose time is over. Get new ones; if they are new, compare the clocks."),
             Self::Forbidden => (403, "forbidden", "The client is known, and may not have this."),
             Self::BadRequest => (400, "bad-request", "The handler found fault with the request."),
             Self::AuthorizationTimeout => (503, "authorization-timeout", "Whether the client may have this could not be decided in time. Try again."),
+            Self::AuthorizationUnavailable => (503, "authorization-unavailable", "Who has to be asked whether the client may have this did not answer as it should. Try again after the time in `Retry-After`."),
             Self::AnswerTimeout => (503, "answer-timeout", "The resource did not answer in time. Try again."),
             Self::TlsRequired => (400, "tls-required", "This port speaks TLS, and a plain HTTP request came. Use https:// (or wss://) instead of http:// (or ws://)."),
             Self::UnknownProtocol => (501, "unknown-protocol", "The `:protocol` of the extended CONNECT is not spoken at this path (RFC 8441 4)."),
             Self::TooManyConnections => (503, "too-many-connections", "The server has no room for another connection. Try again after the time in `Retry-After`."),
+            Self::TooManyFromAddress => (429, "too-many-from-address", "The address has as many connections as one may have. Close some, or try again after the time in `Retry-After`."),
+            Self::TooManyHalfOpen => (503, "too-many-half-open", "Too many connections have not sent their first request yet. Try again after the time in `Retry-After`."),
+            Self::TooManyHalfOpenFromAddress => (429, "too-many-half-open-from-address", "Too many connections of the address have not sent their first request yet. Send a request on each as soon as it is open."),
+            Self::TooManyHandshakes => (503, "too-many-handshakes", "More switches are asked for than the server makes in a second. Try again after the time in `Retry-After`, and not all at once."),
+            Self::TooManyHandshakesFromAddress => (429, "too-many-handshakes-from-address", "The address asks for switches faster than one may. Try again after the time in `Retry-After`, and wait longer each time."),
+            Self::OverMemoryBudget => (503, "over-memory-budget", "The server has used up its memory budget, and takes no new work until some of it is done. Try again after the time in `Retry-After`."),
+            Self::Proxy(fault) => (400, fault.code(), fault.explanation()),
             Self::Draining => (503, "draining", "The server is shutting down. Connect again: another one will answer."),
             Self::Unavailable => (503, "unavailable", "The handler cannot serve this now. Try again after the time in `Retry-After`."),
             Self::Internal => (500, "internal", "A handler of the server failed. Its log says more."),
@@ -164,13 +195,22 @@ const OWN: &[Reason] = &[
     Reason::InvalidList,
     Reason::OriginNotAllowed,
     Reason::Unauthorized,
+    Reason::InvalidCredentials,
+    Reason::ExpiredCredentials,
     Reason::Forbidden,
     Reason::BadRequest,
     Reason::AuthorizationTimeout,
+    Reason::AuthorizationUnavailable,
     Reason::AnswerTimeout,
     Reason::TlsRequired,
     Reason::UnknownProtocol,
     Reason::TooManyConnections,
+    Reason::TooManyFromAddress,
+    Reason::TooManyHalfOpen,
+    Reason::TooManyHalfOpenFromAddress,
+    Reason::TooManyHandshakes,
+    Reason::TooManyHandshakesFromAddress,
+    Reason::OverMemoryBudget,
     Reason::Draining,
     Reason::Unavailable,
     Reason::Internal,
@@ -233,6 +273,17 @@ impl Rejection {
         self.reason.status()
     }
 
+    /// The ways to say who one is that a 401 names.
+    pub(crate) fn challenges(&self) -> impl Iterator<Item = &Cow<'static, str>> {
+        let fields = self.fields.iter().filter(|(name, _)| name.eq_ignore_ascii_case("www-authenticate"));
+        fields.map(|(_, value)| value)
+    }
+
+    pub(crate) fn without_challenges(mut self) -> Self {
+        self.fields.retain(|(name, _)| !name.eq_ignore_ascii_case("www-authenticate"));
+        self
+    }
+
     pub(crate) fn has_field(&self, name: &str) -> bool {
         self.fields.iter().any(|(field, _)| field.eq_ignore_ascii_case(name))
     }
@@ -279,7 +330,7 @@ impl From<Reason> for Rejection {
     fn from(reason: Reason) -> Self {
         let rejection = Self { reason, detail: None, fields: Vec::new() };
         match reason.status() {
-            503 if reason != Reason::Unavailable => rejection.field("Retry-After", "1"),
+            429 | 503 if reason != Reason::Unavailable => rejection.field("Retry-After", "1"),
             _ => rejection,
         }
     }

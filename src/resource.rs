@@ -3,7 +3,11 @@
 
 use std::rc::Rc;
 
-use crate::{Rejection, Request, Response, registry::LocalBoxFuture};
+use crate::{
+    Rejection, Request, Response,
+    authorize::{Authorize, Authorized, Authorizer, GuardedAnswers},
+    registry::LocalBoxFuture,
+};
 
 /// An ordinary resource that may wait before it answers.
 ///
@@ -42,6 +46,15 @@ pub trait Resource: 'static {
     /// # Errors
     /// The answer instead, with its reason.
     async fn answer(&self, request: &Request<'_>) -> Result<Response, Rejection>;
+
+    /// The same, behind an [`Authorizer`] or another that [authorizes](Authorize): it is asked first, with the request's
+    /// body read already.
+    fn authorized_by(self, authorize: impl Authorize) -> Authorized<Self>
+    where
+        Self: Sized,
+    {
+        Authorized::new(self, authorize)
+    }
 }
 
 /// [`Resource`], so that a list can hold any of them; those that answer at once need no future.
@@ -82,7 +95,11 @@ where
 
 /// The resources of a path, by method.
 #[derive(Default)]
-pub(crate) struct Resources(Vec<(&'static [&'static str], Answerer)>);
+pub(crate) struct Resources {
+    list: Vec<(&'static [&'static str], Answerer)>,
+    /// Whom those have to ask first who want an answer of one of them.
+    pub(crate) guard: Option<Authorizer>,
+}
 
 /// What a request for a path gets, as far as its method says.
 pub(crate) enum Choice {
@@ -95,19 +112,25 @@ impl Resources {
     pub(crate) fn add(&mut self, methods: &'static [&'static str], answerer: Answerer) -> bool {
         let is_new = !methods.iter().any(|method| self.answerer(method).is_some());
         if is_new {
-            self.0.push((methods, answerer));
+            self.list.push((methods, answerer));
         }
         is_new
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.list.is_empty()
     }
 
     /// Who answers to `method`, or what does. The path has to have some resource.
     pub(crate) fn choose(&self, method: &str) -> Result<Choice, Rejection> {
         match self.answerer(method) {
-            Some(answerer) => Ok(Choice::Ask(answerer.clone())),
+            Some(answerer) => Ok(Choice::Ask(match &self.guard {
+                Some(guard) => {
+                    let (answerer, guard) = (answerer.clone(), guard.clone());
+                    Answerer::InTime(Rc::new(GuardedAnswers { answerer, guard }))
+                }
+                None => answerer.clone(),
+            })),
             None if method == "OPTIONS" => {
                 Ok(Choice::Answer(Response::new(204).field("Allow", self.allow())))
             }
@@ -117,12 +140,12 @@ impl Resources {
 
     fn answerer(&self, method: &str) -> Option<&Answerer> {
         let method = if method == "HEAD" { "GET" } else { method };
-        self.0.iter().find(|(methods, _)| methods.contains(&method)).map(|(_, answerer)| answerer)
+        self.list.iter().find(|(methods, _)| methods.contains(&method)).map(|(_, answerer)| answerer)
     }
 
     fn allow(&self) -> String {
         let mut allow = Vec::new();
-        for method in self.0.iter().flat_map(|(methods, _)| *methods) {
+        for method in self.list.iter().flat_map(|(methods, _)| *methods) {
             allow.push(*method);
             if *method == "GET" {
                 allow.push("HEAD");

@@ -22,6 +22,7 @@ use crate::tls::{
 use crate::{
     Address, Config, Driver, HandedOver, Listener, Registry, Stats, Token,
     bound::{Bound, Place},
+    limits::Admission,
     listener::{self, Listening},
     observe::Recent,
     runtime::driver_of,
@@ -219,6 +220,7 @@ impl Server {
         });
         let cores = core_affinity::get_core_ids().filter(|cores| config.pinned && cores.len() >= count);
         let registry = Arc::new(registry);
+        let admission = Arc::new(Admission::new(&config));
         let mut server = Self {
             addresses: addresses.collect(),
             bound,
@@ -240,6 +242,7 @@ impl Server {
         for index in 0..count {
             let core = cores.as_ref().map(|cores| cores[index]);
             let (config, registry) = (config.clone(), Arc::clone(&registry));
+            let admission = Arc::clone(&admission);
             let control = Arc::new(Control::default());
             let (started, starting) = mpsc::sync_channel(1);
             let thread = thread::Builder::new().name(format!("switchpoint-{index}")).spawn({
@@ -250,7 +253,10 @@ impl Server {
                         core_affinity::set_for_current(core);
                     }
                     let mut started = Some(started);
-                    let make = || Worker::of_server(index as u32, config.clone(), registry(index));
+                    let make = || {
+                        let (config, admission) = (config.clone(), Arc::clone(&admission));
+                        Worker::of_server(index as u32, config, registry(index), admission)
+                    };
                     while !run_worker(&config, make, (index, &bound), &control, &mut started) {
                         tracing::error!(worker = index, "the worker lost its connections, and starts anew");
                     }

@@ -4,7 +4,6 @@
 //! is wrapped in [`Link::wait`], which also wakes for a passed deadline and for the goodbye of a drain.
 
 use std::{
-    any::Any,
     cell::{Cell, OnceCell, RefCell},
     fmt,
     net::SocketAddr,
@@ -19,8 +18,11 @@ use slab::Slab;
 
 use crate::{
     Listener, Stream, Token,
+    authorize::Identity,
+    limits::{self, Admitted},
     metrics::add,
     observe::{Details, SessionId},
+    upgrade::ForSession,
     worker::Worker,
 };
 
@@ -42,7 +44,7 @@ pub(crate) struct Link {
     /// What the handshake has told of the session.
     pub(crate) details: OnceCell<Rc<Details>>,
     /// What the handshake has kept for the session.
-    pub(crate) kept: OnceCell<Box<dyn Any>>,
+    pub(crate) kept: OnceCell<Box<ForSession>>,
     /// The protocol, once it was switched.
     pub(crate) token: Cell<Option<Token>>,
     pub(crate) received: Cell<u64>,
@@ -64,6 +66,10 @@ pub(crate) struct Link {
     parked: Cell<Parked>,
     /// The code of the first close frame, from either side; 0 while there is none.
     close_code: Cell<u16>,
+    /// What it counts for.
+    pub(crate) admitted: Cell<Admitted>,
+    /// Its goodbye is due to its age, and it has so long to end.
+    outlived: Cell<bool>,
 }
 
 /// How a connection stands to its core's readiness set.
@@ -183,12 +189,32 @@ impl Link {
 
     /// What the handshake has kept, if it is a `T`.
     pub(crate) fn kept<T: 'static>(&self) -> Option<&T> {
-        self.kept.get().and_then(|kept| kept.downcast_ref())
+        self.kept.get()?.value.as_deref()?.downcast_ref()
+    }
+
+    /// Who asked for the session, if that was found out.
+    pub(crate) fn identity(&self) -> Option<&Identity> {
+        self.kept.get()?.identity.as_deref()
     }
 
     /// Whether the drain has asked for an end.
     pub(crate) fn is_goodbye(&self) -> bool {
         self.goodbye.get()
+    }
+
+    /// Sets the age at which it is told goodbye; [`Duration::MAX`] for none. A drain's word holds.
+    pub(crate) fn goodbye_within(&self, limit: Duration) {
+        if self.goodbye_at.get() != NEVER && !self.outlived.get() {
+            return;
+        }
+        let millis = limit.as_millis().try_into().unwrap_or(NEVER);
+        let at = self.worker.now().saturating_add(millis);
+        self.outlived.set(at != NEVER);
+        self.goodbye_at.set(at);
+        if at < self.look_at.get() {
+            self.look_at.set(at);
+            self.worker.sessions.look(self.slot.get(), at);
+        }
     }
 
     /// The drain has begun before it did.
@@ -284,7 +310,12 @@ impl Link {
     /// Does what is due, and tells when to look again.
     fn tick(&self, now: Millis) -> Millis {
         if self.goodbye_at.get() <= now {
-            self.goodbye_at.set(NEVER);
+            if self.outlived.get() && self.goodbye.get() {
+                self.cut();
+                return NEVER;
+            }
+            let time_to_end = self.worker.config.drain_time.as_millis() as Millis;
+            self.goodbye_at.set(if self.outlived.get() { now + time_to_end } else { NEVER });
             self.goodbye.set(true);
             self.wake();
         }
@@ -366,6 +397,8 @@ impl Tracked {
     /// From here on it speaks `token`.
     pub(crate) fn switched(&self, token: Token) {
         self.0.token.set(Some(token));
+        limits::opened(&self.0);
+        self.0.goodbye_within(self.0.worker.config.limits.session_time);
         let upgraded = &self.0.worker.sessions.upgraded;
         upgraded.set(upgraded.get() + 1);
     }
@@ -383,6 +416,7 @@ impl Drop for Tracked {
             sessions.upgraded.set(sessions.upgraded.get() - 1);
             self.0.worker.counters.session_is_gone(token);
         }
+        limits::release(&self.0);
         self.0.worker.sessions.live.borrow_mut().remove(self.0.slot.get() as usize);
     }
 }
@@ -431,6 +465,8 @@ impl Sessions {
             spent: Cell::new(0),
             parked: Cell::new(Parked::Never),
             close_code: Cell::new(0),
+            admitted: Cell::default(),
+            outlived: Cell::new(false),
         });
         let slot = self.live.borrow_mut().insert((NEVER, Rc::clone(&link)));
         link.slot.set(slot.try_into().expect("there are fewer descriptors"));
@@ -547,7 +583,8 @@ impl Sessions {
     pub(crate) fn say_goodbye(&self, now: Millis, window: Millis) {
         let links = self.links();
         let count = links.len() as u64;
-        for (place, link) in links.iter().enumerate() {
+        for (place, link) in links.iter().enumerate().filter(|(_, link)| !link.goodbye.get()) {
+            link.outlived.set(false);
             // A connection without a protocol has nothing to say goodbye for; it ends as soon as it is idle.
             let wait = if link.token.get().is_some() { window * place as u64 / count } else { 0 };
             link.goodbye_at.set(now + wait);
@@ -568,6 +605,7 @@ impl Sessions {
     pub(crate) fn abort_all(&self) {
         for link in self.links() {
             link.stream.abort();
+            limits::release(&link);
         }
     }
 

@@ -1,9 +1,10 @@
 //! The trait that a protocol implements, and what it is given: a request to judge, then a connection to speak on.
 
-use std::{any::Any, borrow::Cow, cell::RefCell, fmt, net::SocketAddr};
+use std::{any::Any, borrow::Cow, cell::RefCell, fmt, net::SocketAddr, rc::Rc};
 
 use crate::{
     Error, Listener, Rejection, Stream, TraceParent, Upgraded,
+    authorize::{Authorize, Authorized, Identity},
     http::{Framing, Head, Target, Version},
 };
 
@@ -68,6 +69,15 @@ pub trait Upgrade: 'static {
     async fn authorize(&self, request: &Request<'_>) -> Result<(), Rejection> {
         let _ = request;
         Ok(())
+    }
+
+    /// The same, behind an [`Authorizer`](crate::authorize::Authorizer) or another that
+    /// [authorizes](crate::authorize::Authorize): it is asked first.
+    fn authorized_by(self, authorize: impl Authorize) -> Authorized<Self>
+    where
+        Self: Sized,
+    {
+        Authorized::new(self, authorize)
     }
 
     /// Decides from the request alone. It neither waits nor writes: the answer is its result.
@@ -260,7 +270,6 @@ impl fmt::Debug for Token {
 }
 
 /// A request, borrowed from the bytes that arrived.
-#[derive(Debug)]
 pub struct Request<'a> {
     pub(crate) head: Head<'a>,
     pub(crate) body: &'a [u8],
@@ -274,8 +283,24 @@ pub struct Request<'a> {
     pub(crate) kept: &'a Kept,
 }
 
-/// What a handler keeps of a request for the session.
-pub(crate) type Kept = RefCell<Option<Box<dyn Any>>>;
+/// What is kept of a request for the session.
+#[derive(Debug, Default)]
+pub(crate) struct Kept(RefCell<ForSession>);
+
+/// What a session has of its request: who asked, and what the handler has kept.
+#[derive(Debug, Default)]
+pub(crate) struct ForSession {
+    pub(crate) identity: Option<Rc<Identity>>,
+    pub(crate) value: Option<Box<dyn Any>>,
+}
+
+impl Kept {
+    /// What there is of it.
+    pub(crate) fn take(&self) -> Option<Box<ForSession>> {
+        let kept = self.0.take();
+        (kept.identity.is_some() || kept.value.is_some()).then(|| Box::new(kept))
+    }
+}
 
 impl<'a> Request<'a> {
     /// The method, in upper case as the standard ones are.
@@ -374,12 +399,23 @@ impl<'a> Request<'a> {
     /// Keeps a value for the session, for instance the user whom [`authorize`](Upgrade::authorize) has found:
     /// [`Upgraded::kept`] and a WebSocket's `kept` give it back. The last one counts.
     pub fn keep<T: 'static>(&self, value: T) {
-        *self.kept.borrow_mut() = Some(Box::new(value));
+        self.kept.0.borrow_mut().value = Some(Box::new(value));
     }
 
     /// Looks at what was kept, for instance in [`negotiate`](Upgrade::negotiate).
     pub fn with_kept<T: 'static, R>(&self, look: impl FnOnce(Option<&T>) -> R) -> R {
-        look(self.kept.borrow().as_deref().and_then(<dyn Any>::downcast_ref))
+        look(self.kept.0.borrow().value.as_deref().and_then(<dyn Any>::downcast_ref))
+    }
+
+    /// Who asks, as an [`Authorizer`](crate::authorize::Authorizer) before the handler has found. The session has it, too:
+    /// [`Upgraded::identity`], and that of a WebSocket.
+    pub fn identity(&self) -> Option<Rc<Identity>> {
+        self.kept.0.borrow().identity.clone()
+    }
+
+    /// Says who asks, for handlers that find out by themselves.
+    pub fn identify(&self, identity: Identity) {
+        self.kept.0.borrow_mut().identity = Some(Rc::new(identity));
     }
 
     /// Whether the server is on its way out: a readiness check answers no.
@@ -416,6 +452,20 @@ impl<'a> Request<'a> {
 
     pub(crate) fn is_options_asterisk(&self) -> bool {
         matches!(self.head.target, Target::Asterisk)
+    }
+}
+
+impl fmt::Debug for Request<'_> {
+    /// Without the query, the values of fields and the body, which may be secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.head.fields.iter().map(|(name, _)| name).collect();
+        f.debug_struct("Request")
+            .field("method", &self.method())
+            .field("path", &self.path())
+            .field("version", &self.head.version)
+            .field("fields", &names)
+            .field("peer", &self.peer)
+            .finish_non_exhaustive()
     }
 }
 

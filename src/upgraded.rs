@@ -4,6 +4,7 @@ use std::{io, net::SocketAddr, rc::Rc, time::Duration};
 
 use crate::{
     Error,
+    authorize::Identity,
     buffer::ReadBuf,
     sessions::{Interrupt, Link, NEVER, Side},
 };
@@ -64,7 +65,12 @@ impl Upgraded {
         self.writer.link.kept()
     }
 
-    /// Whether the server drains: that is then why [`fill`](Self::fill) has returned `false`.
+    /// Who asked for it, if it was asked for behind an [`Authorizer`](crate::authorize::Authorizer).
+    pub fn identity(&self) -> Option<&Identity> {
+        self.writer.link.identity()
+    }
+
+    /// Whether the server drains, or the session has lasted as long as it may: that is then why [`fill`](Self::fill) has returned `false`.
     pub fn is_draining(&self) -> bool {
         self.writer.link.is_goodbye()
     }

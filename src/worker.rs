@@ -16,9 +16,10 @@ use monoio::net::UnixStream;
 use pin_project_lite::pin_project;
 
 use crate::{
-    Config, Registry, Stats, Stream,
+    Config, Reason, Registry, Stats, Stream,
     buffer::{HOT, LARGE, Pool, Spares},
     connection::{self, Catch},
+    limits::{Admission, Permit},
     listener::Listening,
     metrics::Counters,
     observe::{Details, Recent, Recents},
@@ -29,7 +30,8 @@ use crate::{
     ws::Contexts,
 };
 
-/// A core's share of a server: its registry, its connections, its counters. Nothing in it is shared with another core.
+/// A core's share of a server: its registry, its connections, its counters. Nothing in it is shared with another core, but the counts of
+/// the [limits](crate::Limits).
 pub struct Worker {
     pub(crate) config: Config,
     pub(crate) registry: Registry,
@@ -42,9 +44,12 @@ pub struct Worker {
     pub(crate) unsents: Spares<Box<Unsent>>,
     /// Compression contexts, of connections that keep none between their messages.
     pub(crate) contexts: Rc<Contexts>,
-    pub(crate) connections_max: usize,
-    /// Connections that are being told that there is no room.
-    pub(crate) turned_away: Cell<usize>,
+    /// What all workers of the server count together.
+    pub(crate) admission: Arc<Admission>,
+    /// Connections that have a place here.
+    pub(crate) open: Cell<usize>,
+    /// Connections that are being told why they have none.
+    turned_away: Cell<usize>,
     started: Instant,
     now: Cell<Millis>,
     date: RefCell<(u64, Rc<str>)>,
@@ -85,14 +90,21 @@ impl Worker {
     /// A core of its own, without listeners: what [`serve`](Self::serve) is given is all that it sees. For tests, and
     /// for those who bring connections of their own; [`Server`](crate::Server) makes one for each thread.
     pub fn new(config: Config, registry: Registry) -> Rc<Self> {
-        Self::of_server(0, config, registry)
+        let admission = Arc::new(Admission::new(&config));
+        Self::of_server(0, config, registry, admission)
     }
 
-    /// One of a server's.
-    pub(crate) fn of_server(core: u32, config: Config, registry: Registry) -> Rc<Self> {
+    /// One of the workers that share `admission`.
+    pub(crate) fn of_server(
+        core: u32,
+        config: Config,
+        registry: Registry,
+        admission: Arc<Admission>,
+    ) -> Rc<Self> {
         let counters = Counters::for_protocols(&registry.tokens());
         Rc::new(Self {
-            connections_max: config.connections_a_worker(),
+            admission,
+            open: Cell::new(0),
             config,
             registry,
             sessions: Sessions::default(),
@@ -119,13 +131,14 @@ impl Worker {
         })
     }
 
-    /// Serves one connection until its handshake is over; the session that may follow is a task of its own.
+    /// Serves one connection until its handshake is over; the session that may follow is a task of its own. Where the
+    /// [limits](crate::Limits) leave no place for it, it is told so.
     pub fn serve(
         self: &Rc<Self>,
         stream: Stream,
         peer: Option<SocketAddr>,
     ) -> impl Future<Output = ()> + use<> {
-        connection::serve(self.track(stream, peer, None))
+        self.serve_from(stream, peer, None)
     }
 
     /// Takes a connection into the core's list.
@@ -144,6 +157,52 @@ impl Worker {
         self.core
     }
 
+    /// As [`serve`](Self::serve), of a connection that came through a listener.
+    pub(crate) fn serve_from(
+        self: &Rc<Self>,
+        stream: Stream,
+        peer: Option<SocketAddr>,
+        listener: Option<u16>,
+    ) -> impl Future<Output = ()> + use<> {
+        self.serve_with(Permit::new(self, peer, true), stream, peer, listener)
+    }
+
+    /// Serves a connection that has a place, and tells it why it has none otherwise.
+    pub(crate) fn serve_with(
+        self: &Rc<Self>,
+        permit: Result<Permit, Reason>,
+        stream: Stream,
+        peer: Option<SocketAddr>,
+        listener: Option<u16>,
+    ) -> impl Future<Output = ()> + use<> {
+        let worker = Rc::clone(self);
+        let tracked = match &permit {
+            Err(reason) if self.turned_away.get() >= TURNED_AWAY_MAX => {
+                self.counters.refused(*reason, None);
+                None
+            }
+            _ => Some(self.track(stream, peer, listener)),
+        };
+        let refused = match (permit, &tracked) {
+            (Ok(permit), Some(tracked)) => {
+                permit.settle(&tracked.0);
+                None
+            }
+            (Ok(_), None) => None,
+            (Err(reason), _) => Some(reason),
+        };
+        async move {
+            match (tracked, refused) {
+                (Some(tracked), None) => {
+                    drop(worker);
+                    connection::serve(tracked).await;
+                }
+                (Some(tracked), Some(reason)) => Box::pin(turn_away(worker, tracked, reason)).await,
+                (None, _) => {}
+            }
+        }
+    }
+
     /// What was counted so far.
     pub fn stats(&self) -> Stats {
         self.counters.snapshot(self.sessions.len(), self.sessions.upgraded())
@@ -154,6 +213,7 @@ impl Worker {
     pub fn tick(&self) {
         let now = self.started.elapsed().as_millis() as Millis;
         self.now.set(now);
+        self.admission.tick();
         self.sessions.tick(now);
         self.tracing.tick();
     }
@@ -210,11 +270,6 @@ impl Worker {
     /// Where quiet connections wait; `None` where the system has no readiness set left.
     pub(crate) fn parking(self: &Rc<Self>) -> Option<&Parking> {
         self.parking.get_or_init(|| Parking::new(Rc::downgrade(self)).ok()).as_ref()
-    }
-
-    /// Whether another connection, or a stream that is one, may be taken.
-    pub(crate) fn has_room(&self) -> bool {
-        self.sessions.len() - self.turned_away.get() < self.connections_max
     }
 
     /// Milliseconds since the start, as of the last tick.
@@ -315,6 +370,15 @@ impl Worker {
     }
 }
 
+/// Tells a connection why it has no place.
+async fn turn_away(worker: Rc<Worker>, tracked: Tracked, reason: Reason) {
+    worker.turned_away.set(worker.turned_away.get() + 1);
+    connection::turn_away(tracked, reason).await;
+    worker.turned_away.set(worker.turned_away.get() - 1);
+}
+
+/// Connections of a core that are told at one time; beyond it the others are closed without a word.
+const TURNED_AWAY_MAX: usize = 64;
 /// Milliseconds between two goodbyes, as long as the drain time allows.
 const GOODBYE_EACH: Millis = 5;
 /// How long the tasks of cut connections may take to notice, in milliseconds.

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::{answer, answers, missing, parameter, parsed, rfc3339};
 use crate::{
     Handle, Rejection, Request, Response, Token,
+    authorize::Identity,
     observe::{Details, SessionId},
     sessions::{Link, Millis},
     trace::Filter,
@@ -21,6 +22,7 @@ struct Told {
     id: SessionId,
     peer: Option<SocketAddr>,
     token: Option<Token>,
+    user: Option<String>,
     details: Option<Details>,
     age: Millis,
     received: u64,
@@ -35,6 +37,7 @@ impl Told {
             id: link.session_id(),
             peer: link.peer,
             token: link.token.get(),
+            user: link.identity().and_then(Identity::subject).map(ToOwned::to_owned),
             details: link.details.get().map(|details| Details::clone(details)),
             age: link.worker.now().saturating_sub(link.since.get()),
             received: link.received.get(),
@@ -52,6 +55,7 @@ impl Told {
             "core": self.id.core,
             "peer": self.peer.map(|peer| peer.to_string()),
             "protocol": self.token.map(|token| token.as_str()),
+            "user": self.user,
             "path": details.map(|details| &*details.path),
             "subprotocol": details.and_then(|details| details.subprotocol.as_deref()),
             "trace_id": details.and_then(|details| details.trace).map(|trace| format!("{:032x}", trace.trace_id())),

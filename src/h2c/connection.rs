@@ -10,6 +10,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     rc::Rc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use ::http::{HeaderValue, Method};
@@ -48,6 +49,7 @@ pub(crate) struct First {
 pub(crate) async fn run(connection: Upgraded, first: Option<First>) -> Result<(), Error> {
     let (link, buf) = connection.into_parts();
     let config = &link.worker.config;
+    link.goodbye_within(Duration::MAX); // its lifetime is one of HTTP/2's own limits
     let watch = Rc::new(Watch::new(&link));
     let (gate, first) = match first {
         Some(First { settings, head, body }) => (Gate::upgraded(settings), Some((head, Bytes::from(body)))),

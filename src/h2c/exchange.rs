@@ -23,6 +23,7 @@ use crate::{
     buffer::ReadBuf,
     connection::{ALLOW, catch, report_panic, session},
     http::{BodyFault, Head, HeadFault},
+    limits::Permit,
     observe,
     registry::Accepted,
     resource::{Answerer, Choice, METHODS},
@@ -233,7 +234,7 @@ impl Exchange {
                 let deciding = decide(&link, &request, protocol);
                 match within(time, catch(unless_reset(&mut self.respond, deciding))).await {
                     Some(Ok(None)) => return,
-                    Some(Ok(Some(Ok(accepted)))) => Ok(accepted),
+                    Some(Ok(Some(Ok(settled)))) => Ok(settled),
                     Some(Ok(Some(Err(rejection)))) => {
                         observe::refused(&link, &rejection, Some(&request), Some(protocol));
                         Err(rejection.answer_to(&request))
@@ -251,8 +252,8 @@ impl Exchange {
             }
             Err(fault) => Err(Rejection::from(fault).to_response(false)),
         };
-        let accepted = match decided {
-            Ok(accepted) => accepted,
+        let (accepted, permit) = match decided {
+            Ok(settled) => settled,
             Err(refusal) => return send(&link, &mut self.respond, refusal, false, self.date, self.live),
         };
         let mut answer = Response::new(200);
@@ -263,6 +264,7 @@ impl Exchange {
         self.inlets.borrow_mut().push(inlet);
         drop((self.inlets, self.respond));
         let tracked = link.worker.track(stream.into(), link.peer, link.listener);
+        permit.settle(&tracked.0);
         if let Some(kept) = kept.take() {
             drop(tracked.0.kept.set(kept));
         }
@@ -300,14 +302,12 @@ fn note_switch(link: &Rc<Link>, asked: &::http::request::Parts, accepted: &Accep
 }
 
 /// Asks the handlers of the path that speak `protocol`.
-async fn decide(link: &Link, request: &Request<'_>, protocol: &str) -> Result<Accepted, Rejection> {
+async fn decide(link: &Link, request: &Request<'_>, protocol: &str) -> Result<(Accepted, Permit), Rejection> {
     let worker = &link.worker;
     if link.is_goodbye() || worker.is_closing() {
         return Err(Reason::Draining.into());
     }
-    if !worker.has_room() {
-        return Err(Reason::TooManyConnections.into());
-    }
+    worker.admission.may_ask(link.peer)?;
     if !worker.registry.speaks(protocol) {
         return Err(Reason::UnknownProtocol.into());
     }
@@ -316,10 +316,8 @@ async fn decide(link: &Link, request: &Request<'_>, protocol: &str) -> Result<Ac
             continue;
         }
         handler.authorize(request).await?;
-        // Others may have come meanwhile. From here to the session there is no wait.
-        if !worker.has_room() {
-            return Err(Reason::TooManyConnections.into());
-        }
+        // A session of its own has a place of its own.
+        let permit = Permit::new(worker, link.peer, false)?;
         match handler.negotiate(request) {
             Decision::Accept(accept) => {
                 let accepted = accept.session;
@@ -328,7 +326,7 @@ async fn decide(link: &Link, request: &Request<'_>, protocol: &str) -> Result<Ac
                     tracing::error!(token = %accepted.token, name, "a handler's field cannot stand in an answer");
                     return Err(Reason::Internal.into());
                 }
-                return Ok(accepted);
+                return Ok((accepted, permit));
             }
             Decision::Reject(rejection) => return Err(rejection),
             Decision::Decline => {}

@@ -217,6 +217,7 @@ impl Io {
     /// The socket is full: it may be so for the write time.
     fn wait_for_room(&mut self) {
         self.link.within(Side::Write, self.link.worker.config.write_time);
+        self.watch.is_full.set(true);
         let link = Rc::clone(&self.link);
         self.watch.is_full.set(true);
         self.writable = Some(Box::pin(async move { link.stream.writable().await }));

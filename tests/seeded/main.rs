@@ -114,3 +114,9 @@ fn every_request_is_answered_and_only_a_handshake_is_switched() {
         request
     });
 }
+
+#[test]
+fn a_proxys_header_is_found_where_it_ends() {
+    let seeds = seeds::proxy_headers();
+    play("proxy_protocol", targets::proxy_protocol, |random| random.mutated(&seeds));
+}

@@ -132,3 +132,20 @@ pub(crate) fn frames(random: &mut Random) -> Vec<u8> {
     }
     bytes
 }
+
+pub(crate) fn proxy_headers() -> Vec<Vec<u8>> {
+    let version_2 = |command: u8, family: u8, rest: &[u8]| {
+        let length = u16::try_from(rest.len()).unwrap().to_be_bytes();
+        [b"\r\n\r\n\0\r\nQUIT\n", &[command, family][..], &length, rest].concat()
+    };
+    vec![
+        b"PROXY TCP4 192.0.2.1 198.51.100.7 56324 443\r\n".to_vec(),
+        b"PROXY TCP6 2001:db8::1 ::ffff:192.0.2.1 0 65535\r\n".to_vec(),
+        b"PROXY UNKNOWN\r\n".to_vec(),
+        b"PROXY UNKNOWN whatever stands here\r\n".to_vec(),
+        version_2(0x21, 0x11, &[192, 0, 2, 1, 198, 51, 100, 7, 1, 2, 3, 4]),
+        version_2(0x21, 0x21, &[7; 36 + 40]),
+        version_2(0x21, 0x31, &[b'/'; 216]),
+        version_2(0x20, 0x00, &[]),
+    ]
+}

@@ -350,9 +350,10 @@ where
             }));
         }
         if link.is_goodbye() && !shared.close_sent.get() {
-            let reason = match link.worker.is_draining() {
-                true => "the server is shutting down",
-                false => "the server's operator has ended it",
+            let reason = match () {
+                () if link.worker.is_draining() => "the server is shutting down",
+                () if link.worker.sessions.is_doomed(link) => "the server's operator has ended it",
+                () => "the connection has served its time",
             };
             shared.close(Some(CloseFrame { code: Code::GOING_AWAY, reason }));
         }

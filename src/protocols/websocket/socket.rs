@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     Error,
+    authorize::Identity,
     metrics::add,
     sessions::{Link, Side, keep},
     ws::{self, CloseFrame, Code, Compressor, Event, Fault, Found, Opcode, Prepared, Role},
@@ -85,6 +86,11 @@ impl Socket {
     /// What [`Request::keep`](crate::Request::keep) has kept, if it is a `T`.
     pub fn kept<T: 'static>(&self) -> Option<&T> {
         self.receiver.shared.link.kept()
+    }
+
+    /// Who asked for it, if it was asked for behind an [`Authorizer`](crate::authorize::Authorizer).
+    pub fn identity(&self) -> Option<&Identity> {
+        self.receiver.shared.link.identity()
     }
 
     /// Who is on the other side; `None` for a connection in memory.

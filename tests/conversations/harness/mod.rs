@@ -119,6 +119,14 @@ impl Site {
         Client::memory(near)
     }
 
+    /// A connection in memory, as if `peer` had opened it over a network.
+    pub(crate) fn connect_from(&self, peer: &str) -> Client {
+        let (near, far) = duplex::pair();
+        let peer = SocketAddr::new(peer.parse().unwrap(), 50_000);
+        monoio::spawn(self.worker.serve(Stream::from(far), Some(peer)));
+        Client::memory(near)
+    }
+
     /// Sends `request` on a connection of its own and reads its answer.
     pub(crate) async fn ask(&self, request: impl AsRef<[u8]>) -> Answer {
         let mut client = self.connect();

@@ -5,6 +5,7 @@
 mod deflate;
 mod handshake;
 mod http;
+mod proxy_protocol;
 mod websocket;
 
 use super::random::Random;
@@ -12,6 +13,7 @@ use super::random::Random;
 pub use deflate::{deflate, extension};
 pub use handshake::handshake;
 pub use http::{body, head, list};
+pub use proxy_protocol::proxy_protocol;
 pub use websocket::{frame, message};
 
 /// Takes bytes, and chooses by the dice how. It tells whether it took its input or refused it, so that tests can see to
