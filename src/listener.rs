@@ -174,6 +174,19 @@ fn welcome(worker: &Rc<Worker>, socket: OwnedFd, peer: Option<SocketAddr>, index
     }
 }
 
+/// The connection as its listener speaks: with TLS over it, where it does. Nothing is said yet.
+fn secured(worker: &Worker, stream: Stream, index: u16) -> Stream {
+    #[cfg(feature = "tls")]
+    if let Some(acceptor) =
+        worker.config.listen.get(usize::from(index)).and_then(|listener| listener.tls.as_ref())
+    {
+        return acceptor.accept(stream);
+    }
+    #[cfg(not(feature = "tls"))]
+    let _ = (worker, index);
+    stream
+}
+
 /// Waits for the header by which a proxy says who the client is, and serves that client.
 async fn introduce(worker: Rc<Worker>, stream: Stream, proxy: Option<SocketAddr>, index: u16) {
     // Until it is known who comes, the place is the proxy's; what is limited by address is not limited yet.
@@ -237,19 +250,6 @@ fn note(worker: &Worker, peer: Option<SocketAddr>, fault: Fault) {
     if worker.may_log() {
         tracing::info!(peer = peer.map(tracing::field::display), reason = fault.code(), "closed");
     }
-}
-
-/// The connection as its listener speaks: with TLS over it, where it does. Nothing is said yet.
-fn secured(worker: &Worker, stream: Stream, index: u16) -> Stream {
-    #[cfg(feature = "tls")]
-    if let Some(acceptor) =
-        worker.config.listen.get(usize::from(index)).and_then(|listener| listener.tls.as_ref())
-    {
-        return acceptor.accept(stream);
-    }
-    #[cfg(not(feature = "tls"))]
-    let _ = (worker, index);
-    stream
 }
 
 /// Connections that are taken at once, before those who are served have their turn.

@@ -1,6 +1,10 @@
 //! What an operator reaches of a server: an address for its metrics, and a socket to control it.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::{SocketAddr, ToSocketAddrs},
+    path::PathBuf,
+    time::Duration,
+};
 
 use clap::Args;
 use switchpoint::{
@@ -9,11 +13,11 @@ use switchpoint::{
 };
 
 /// How the server is looked after.
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Clone, Debug, Default)]
 #[group(skip)]
 pub(super) struct Arguments {
     /// An address for `/metrics`, `/healthz` and `/readyz`, such as `127.0.0.1:9090`; keep it off the internet.
-    #[arg(long, value_name = "ADDR", env = "SWITCHPOINT_ADMIN", value_parser = super::serve::addresses)]
+    #[arg(long, value_name = "ADDR", env = "SWITCHPOINT_ADMIN", value_parser = addresses)]
     admin: Vec<Vec<SocketAddr>>,
     /// A unix socket for `switchpoint ctl` and `switchpoint trace`, which only this user may open.
     #[arg(long, value_name = "PATH", env = "SWITCHPOINT_ADMIN_SOCKET")]
@@ -21,6 +25,13 @@ pub(super) struct Arguments {
     /// Shows the last handshakes of each core at `/`, made and refused: 64 of them, or as many as are asked for.
     #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true, default_missing_value = "64", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=1000))]
     recent_handshakes: u64,
+}
+
+fn addresses(text: &str) -> Result<Vec<SocketAddr>, String> {
+    let hint = "an address is HOST:PORT, such as 127.0.0.1:9090 or [::1]:9090";
+    let found: Vec<SocketAddr> =
+        text.to_socket_addrs().map_err(|error| format!("{error}; {hint}"))?.collect();
+    if found.is_empty() { Err(format!("the name has no address; {hint}")) } else { Ok(found) }
 }
 
 impl Arguments {

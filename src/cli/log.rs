@@ -17,14 +17,10 @@ use tracing_subscriber::{
     EnvFilter, Registry, fmt::MakeWriter, layer::SubscriberExt, reload, util::SubscriberInitExt,
 };
 
-/// What to log, and how.
+/// How to log.
 #[derive(Args, Clone, Debug)]
 #[group(skip)]
 pub(super) struct Arguments {
-    /// How much to log: `error`, `warn`, `info` (sessions that end, and refusals), `debug` (more of every session), or a
-    /// filter such as `switchpoint=debug`. `switchpoint ctl log` changes it at run time.
-    #[arg(long, value_name = "LEVEL", env = "SWITCHPOINT_LOG", default_value = "info", value_parser = filter)]
-    log: String,
     /// The form of a line: `text`, or `json` with an object a line.
     #[arg(long, value_name = "FORMAT", env = "SWITCHPOINT_LOG_FORMAT", default_value = "text")]
     log_format: Format,
@@ -36,17 +32,19 @@ pub(super) struct Arguments {
     log_lines_max: u64,
 }
 
-/// The form of a line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Format {
-    Text,
-    Json,
+impl Default for Arguments {
+    fn default() -> Self {
+        let Telemetry { log_sample, log_lines_max, .. } = Telemetry::default();
+        Self { log_format: Format::default(), log_sample, log_lines_max }
+    }
 }
 
-fn filter(text: &str) -> Result<String, String> {
-    EnvFilter::try_new(text)
-        .map(|_| text.to_owned())
-        .map_err(|error| format!("{error}; the levels are error, warn, info, debug and trace"))
+/// The form of a line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Format {
+    #[default]
+    Text,
+    Json,
 }
 
 impl Arguments {
@@ -54,10 +52,10 @@ impl Arguments {
         Telemetry { log_sample: self.log_sample, log_lines_max: self.log_lines_max, ..Telemetry::default() }
     }
 
-    /// Begins to log.
-    pub(super) fn install(&self) -> io::Result<Log> {
+    /// Begins to log what this level or filter says.
+    pub(super) fn install(&self, level: &str) -> io::Result<Log> {
         let lines = Lines::to(io::stderr())?;
-        let (filter, level) = reload::Layer::new(EnvFilter::new(&self.log));
+        let (filter, level) = reload::Layer::new(EnvFilter::new(level));
         let registry = tracing_subscriber::registry().with(filter);
         let layer = tracing_subscriber::fmt::layer().with_writer(lines.clone()).with_target(false);
         match self.log_format {
@@ -80,8 +78,9 @@ pub(super) struct Log {
 impl Log {
     /// Logs what this level or filter says, from now on.
     pub(super) fn set(&self, level: &str) -> Result<(), String> {
-        filter(level)?;
-        self.level.reload(EnvFilter::new(level)).map_err(|error| error.to_string())
+        let filter = EnvFilter::try_new(level)
+            .map_err(|error| format!("{error}; the levels are error, warn, info, debug and trace"))?;
+        self.level.reload(filter).map_err(|error| error.to_string())
     }
 
     /// Lines that were lost.

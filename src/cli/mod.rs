@@ -1,9 +1,14 @@
 //! What the program can be told: a file for each command, and the list.
 
 mod admin;
+mod check_config;
 mod client;
+mod config;
+mod connect;
 mod ctl;
 mod log;
+mod print_config;
+mod replay;
 mod serve;
 #[cfg(feature = "tls")]
 mod tls;
@@ -35,16 +40,28 @@ enum Command {
     Ctl(ctl::Arguments),
     /// Records the exact bytes around a switch on a running server, by its admin socket.
     Trace(trace::Arguments),
+    /// Looks for errors in a file of settings, and in the environment and the flags over it. Exit code 0 without, 2 with.
+    CheckConfig(check_config::Arguments),
+    /// Prints every setting that holds, and where it comes from: default, file and line, variable or flag.
+    PrintConfig(print_config::Arguments),
+    /// Talks to a server from the terminal, a pipe or a script: WebSocket, or any protocol behind an upgrade.
+    Connect(connect::Arguments),
+    /// Plays a recorded trace again: the client's side of it, to see what a server answers now.
+    Replay(replay::Arguments),
 }
 
 /// Reads the arguments and does what they say.
 pub(crate) fn run() -> ExitCode {
     let cli = Cli::parse();
     match cli.command {
-        Some(Command::Serve(arguments)) => serve::run(arguments),
+        Some(Command::Serve(arguments)) => serve::run(&arguments),
+        Some(Command::CheckConfig(arguments)) => check_config::run(arguments),
+        Some(Command::PrintConfig(arguments)) => print_config::run(&arguments),
+        Some(Command::Connect(arguments)) => connect::run(arguments),
+        Some(Command::Replay(arguments)) => replay::run(arguments),
+        None => serve::run(&cli.serve),
         Some(Command::Ctl(arguments)) => ctl::run(&arguments),
         Some(Command::Trace(arguments)) => trace::run(&arguments),
-        None => serve::run(cli.serve),
     }
 }
 

@@ -1,8 +1,9 @@
 //! `switchpoint serve`: the server, until it is told to end.
 
 use std::{
+    env,
     io::{self, Write},
-    net::{SocketAddr, ToSocketAddrs},
+    path::PathBuf,
     process::ExitCode,
     sync::{
         Arc,
@@ -19,149 +20,174 @@ use signal_hook::{
     iterator::Signals,
 };
 #[cfg(feature = "tls")]
-use switchpoint::Listener;
+use switchpoint::{Config, Listener};
 use switchpoint::{
-    Config, Driver, Handle, Server, Stats,
+    Handle, Server, Stats,
     admin::{Handshakes, Hooks},
-    protocols::{self, H2c, websocket},
-    ws::Deflate,
 };
 
 use super::{
     admin,
+    config::{Layers, Settled},
     log::{self, Log},
 };
 
-/// How to serve.
-#[derive(Args, Clone, Debug)]
+/// How to serve. Flags come before the environment, the environment before the file, and the file before the defaults.
+#[derive(Args, Clone, Debug, Default)]
+#[group(skip)]
 pub(super) struct Arguments {
-    /// An address to listen on, such as `0.0.0.0:8080`, `[::1]:8080`, `localhost:8080` or `:8080`; may be repeated.
-    /// Port 0 takes a free one.
-    #[arg(long, value_name = "ADDR", value_parser = addresses, default_value = "127.0.0.1:8080")]
-    listen: Vec<Vec<SocketAddr>>,
-    /// Worker threads; 0 for one a core.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    threads: usize,
-    /// What waits for the kernel: `auto` (io_uring where it is allowed, else epoll), `uring` or `epoll`.
-    #[arg(long, value_name = "DRIVER", env = "SWITCHPOINT_DRIVER", default_value = "auto", value_parser = str::parse::<Driver>)]
-    driver: Driver,
-    /// How long SIGTERM or Ctrl-C may take: every session is told, what is left after this time is cut.
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration)]
-    drain_time: Duration,
-    /// How long `/readyz` fails before accepting stops, for load balancers that look at it.
-    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = humantime::parse_duration)]
-    drain_delay: Duration,
-    /// Connections in all; beyond it new ones get 503. 0 for what the descriptor limit allows.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    connections_max: usize,
-    /// How long a request's head may take to arrive.
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration)]
-    head_time: Duration,
-    /// How long an `echo` session may be silent.
-    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = humantime::parse_duration)]
-    idle_time: Duration,
-    /// The longest WebSocket message, such as `65536`, `1MiB`; a longer one is closed with 1009.
-    #[arg(long, value_name = "SIZE", default_value = "1MiB", value_parser = size)]
-    message_max: usize,
+    /// A file of settings (docs/configuration.md; `switchpoint print-config --sample` prints one).
+    #[arg(long, value_name = "FILE", env = "SWITCHPOINT_CONFIG")]
+    pub(super) config: Option<PathBuf>,
+    /// Any setting of the file, such as `limits.head_time=5s`; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = setting)]
+    set: Vec<(String, String)>,
+    /// An address to listen on, such as `0.0.0.0:8080`, `[::1]:8080`, `localhost:8080`, `:8080`, `unix:/run/x.sock` or
+    /// `fd://3`; may be repeated. Port 0 takes a free one [default: 127.0.0.1:8080].
+    #[arg(long, value_name = "ADDR")]
+    listen: Vec<String>,
+    /// Worker threads; 0 for one a core [default: 0].
+    #[arg(long, value_name = "N")]
+    threads: Option<String>,
+    /// What waits for the kernel: `auto` (io_uring where it is allowed, else epoll), `uring` or `epoll` [default: auto].
+    #[arg(long, value_name = "DRIVER")]
+    driver: Option<String>,
+    /// How long SIGTERM or Ctrl-C may take: every session is told, what is left after this time is cut [default: 10s].
+    #[arg(long, value_name = "TIME")]
+    drain_time: Option<String>,
+    /// How long `/readyz` fails before accepting stops, for load balancers that look at it [default: 0s].
+    #[arg(long, value_name = "TIME")]
+    drain_delay: Option<String>,
+    /// Connections in all; beyond it new ones get 503. 0 for what the descriptor limit allows [default: 0].
+    #[arg(long, value_name = "N")]
+    connections_max: Option<String>,
+    /// How long a request's head may take to arrive [default: 10s].
+    #[arg(long, value_name = "TIME")]
+    head_time: Option<String>,
+    /// How long an `echo` session may be silent [default: 5m].
+    #[arg(long, value_name = "TIME")]
+    idle_time: Option<String>,
+    /// The longest WebSocket message, such as `65536`, `1MiB`; a longer one is closed with 1009 [default: 1MiB].
+    #[arg(long, value_name = "SIZE")]
+    message_max: Option<String>,
     /// Compresses WebSocket messages (permessage-deflate) for clients that offer it.
-    #[arg(long)]
-    deflate: bool,
-    /// A silent WebSocket is sent a ping after this time.
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
-    ping_after: Duration,
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    deflate: Option<String>,
+    /// A silent WebSocket is sent a ping after this time [default: 30s].
+    #[arg(long, value_name = "TIME")]
+    ping_after: Option<String>,
     /// Another origin whose pages may connect, such as `https://example.org`; may be repeated. `*` allows all.
     #[arg(long, value_name = "ORIGIN")]
     allow_origin: Vec<String>,
     /// Switches to HTTP/2 whoever asks for it by `Upgrade: h2c`. A request that came through a proxy is answered in
     /// HTTP/1.1 all the same. HTTP/2 by prior knowledge needs no switch, and is always spoken.
-    #[arg(long)]
-    h2c: bool,
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    h2c: Option<String>,
     /// Switches to HTTP/2 also where a proxy has passed the request on: only if the proxy drops `Upgrade: h2c`, or has no
     /// rules that a client could get around.
-    #[arg(long, requires = "h2c")]
-    h2c_behind_proxies: bool,
-    /// The longest body of an ordinary request, such as `65536`, `1MiB`; a longer one is answered with 413.
-    #[arg(long, value_name = "SIZE", default_value = "64KiB", value_parser = size)]
-    body_max: usize,
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    h2c_behind_proxies: Option<String>,
+    /// The longest body of an ordinary request, such as `65536`, `1MiB`; a longer one is answered with 413
+    /// [default: 64KiB].
+    #[arg(long, value_name = "SIZE")]
+    body_max: Option<String>,
     #[cfg(feature = "tls")]
     #[command(flatten)]
     tls: super::tls::TlsArguments,
     #[command(flatten)]
     admin: admin::Arguments,
+    /// How much to log: `error`, `warn`, `info` (sessions that end, and refusals), `debug` (more of every session), or a
+    /// filter such as `switchpoint=debug` [default: info]. `switchpoint ctl log` changes it at run time.
+    #[arg(long, value_name = "LEVEL")]
+    log: Option<String>,
     #[command(flatten)]
-    log: log::Arguments,
+    logging: log::Arguments,
 }
 
-pub(super) fn addresses(text: &str) -> Result<Vec<SocketAddr>, String> {
-    let full = if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.to_owned() };
-    let hint = "an address is HOST:PORT, such as 127.0.0.1:8080 or [::1]:8080";
-    let found: Vec<SocketAddr> =
-        full.to_socket_addrs().map_err(|error| format!("{error}; {hint}"))?.collect();
-    if found.is_empty() { Err(format!("the name has no address; {hint}")) } else { Ok(found) }
-}
-
-pub(super) fn size(text: &str) -> Result<usize, String> {
-    let size = parse_size::parse_size(text)
-        .map_err(|error| format!("{error}; a size is a number such as 65536, 64KiB or 16MiB"))?;
-    usize::try_from(size).map_err(|_| "that is more than this machine can address".into())
+fn setting(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("a setting is KEY=VALUE, such as limits.head_time=5s")?;
+    Ok((key.trim().to_owned(), value.trim().to_owned()))
 }
 
 impl Arguments {
-    fn config(&self) -> Config {
-        let mut config = Config::default();
-        let mut listen: Vec<SocketAddr> = self.listen.iter().flatten().copied().collect();
-        listen.dedup();
-        config.listen = listen.into_iter().map(Into::into).collect();
-        config.threads = self.threads;
-        config.driver = self.driver;
-        config.drain_time = self.drain_time;
-        config.drain_delay = self.drain_delay;
-        config.connections_max = self.connections_max;
-        config.head_time = self.head_time;
-        config.idle_time = self.idle_time;
-        config.body_max = self.body_max;
-        config.telemetry = self.log.telemetry();
-        config.telemetry.recent_handshakes = self.admin.recent_handshakes();
-        config
-    }
-
-    fn h2c(&self) -> Option<H2c> {
-        let h2c = H2c::new().body_max(self.body_max);
-        self.h2c.then(|| if self.h2c_behind_proxies { h2c.behind_proxies() } else { h2c })
-    }
-
-    fn websocket(&self) -> websocket::Settings {
-        let mut settings = websocket::Settings::default();
-        settings.limits.message_max = self.message_max;
-        settings.ping_after = self.ping_after;
-        settings.deflate = self.deflate.then(Deflate::default);
-        if self.allow_origin.iter().any(|origin| origin == "*") {
-            settings.origins = websocket::Origins::Any;
-        } else if !self.allow_origin.is_empty() {
-            settings.origins = websocket::Origins::List(self.allow_origin.clone());
+    /// All that the program is told, settled.
+    ///
+    /// # Errors
+    /// All that is wrong with it, for people.
+    pub(super) fn settle(&self) -> Result<Settled, String> {
+        let mut layers = Layers::default().environment(variables());
+        if let Some(path) = &self.config {
+            layers = layers.file(path).map_err(|error| format!("error: {error}\n"))?;
         }
-        settings
+        for (key, value) in &self.set {
+            layers.flag(&format!("--set {key}"), key, value.clone());
+        }
+        for address in &self.listen {
+            layers.flag("--listen", "listen", address.clone());
+        }
+        if !self.allow_origin.is_empty() {
+            layers.flag("--allow-origin", "websocket.origins", self.allow_origin.join(","));
+        }
+        for (flag, key, value) in [
+            ("--threads", "threads", &self.threads),
+            ("--driver", "driver", &self.driver),
+            ("--log", "log", &self.log),
+            ("--drain-time", "limits.drain_time", &self.drain_time),
+            ("--drain-delay", "limits.drain_delay", &self.drain_delay),
+            ("--connections-max", "limits.connections_max", &self.connections_max),
+            ("--head-time", "limits.head_time", &self.head_time),
+            ("--idle-time", "limits.idle_time", &self.idle_time),
+            ("--message-max", "limits.message_max", &self.message_max),
+            ("--ping-after", "limits.ping_after", &self.ping_after),
+            ("--body-max", "limits.body_max", &self.body_max),
+            ("--deflate", "websocket.deflate", &self.deflate),
+            ("--h2c", "http2.h2c", &self.h2c),
+            ("--h2c-behind-proxies", "http2.h2c_behind_proxies", &self.h2c_behind_proxies),
+        ] {
+            if let Some(value) = value {
+                layers.flag(flag, key, value.clone());
+            }
+        }
+        let settled = layers.settle().map_err(|problems| problems.to_string())?;
+        for warning in &settled.warnings {
+            eprintln!("switchpoint: warning: {warning}");
+        }
+        Ok(settled)
     }
 }
 
-pub(super) fn run(arguments: Arguments) -> ExitCode {
-    let (config, websocket, h2c) = (arguments.config(), arguments.websocket(), arguments.h2c());
-    let log = match arguments.log.install() {
+/// The environment, as far as it is text.
+fn variables() -> impl Iterator<Item = (String, String)> {
+    env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
+pub(super) fn run(arguments: &Arguments) -> ExitCode {
+    let settings = match arguments.settle() {
+        Ok(settled) => settled.settings,
+        Err(problems) => return refuse(&problems),
+    };
+    let config = match settings.config() {
+        Ok(config) => config,
+        Err(error) => return fail(&error),
+    };
+    #[cfg(feature = "tls")]
+    let config = match arguments.tls.acceptor() {
+        Ok(Some(acceptor)) => {
+            let secure = |listener| Listener { tls: Some(acceptor.clone()), ..listener };
+            Config { listen: config.listen.into_iter().map(secure).collect(), ..config }
+        }
+        Ok(None) => config,
+        Err(error) => return fail(&error),
+    };
+    let drain_time = config.drain_time;
+    let mut config = config;
+    config.telemetry = arguments.logging.telemetry();
+    config.telemetry.recent_handshakes = arguments.admin.recent_handshakes();
+    let log = match arguments.logging.install(&settings.log) {
         Ok(log) => log,
         Err(error) => return fail(&format!("cannot begin to log: {error}")),
     };
     raise_descriptor_limit();
-    #[cfg(feature = "tls")]
-    let (config, certificate) = match arguments.tls.acceptor() {
-        Ok(acceptor) => {
-            let certificate = acceptor.as_ref().and_then(|acceptor| arguments.tls.line(acceptor));
-            let secure = |listener| Listener { tls: acceptor.clone(), ..listener };
-            (Config { listen: config.listen.into_iter().map(secure).collect(), ..config }, certificate)
-        }
-        Err(error) => return fail(&error),
-    };
-    #[cfg(not(feature = "tls"))]
-    let certificate = None::<String>;
 
     // Before the workers are there, so that no signal is missed.
     let signals = match signals() {
@@ -170,14 +196,7 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
     };
     let handshakes = Handshakes::new();
     let shown = (config.telemetry.recent_handshakes > 0).then(|| handshakes.clone());
-    let registry = move |_core| {
-        let registry = protocols::demonstration_with(websocket.clone(), shown.clone());
-        match h2c {
-            Some(h2c) => registry.with(h2c),
-            None => registry,
-        }
-    };
-    let server = match Server::start(config, registry) {
+    let server = match Server::start(config, move |_core| settings.registry(shown.as_ref())) {
         Ok(server) => server,
         Err(error) => return fail(&error.to_string()),
     };
@@ -187,9 +206,8 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
         Err(error) => return fail(&error.to_string()),
     };
     say(&start_line(&server));
-    if let Some(line) = certificate {
-        say(&line);
-    }
+    #[cfg(feature = "tls")]
+    super::tls::self_signed_lines(&server).for_each(|line| say(&line));
     for address in admin.addresses() {
         say(&format!("switchpoint: metrics at http://{address}/metrics"));
     }
@@ -209,7 +227,7 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
             None => "an operator's order",
         },
         before.sessions,
-        humantime::format_duration(arguments.drain_time)
+        humantime::format_duration(drain_time)
     ));
     while !server.is_over() {
         match signals.recv_timeout(Duration::from_millis(10)) {
@@ -275,6 +293,14 @@ fn fail(message: &str) -> ExitCode {
     ExitCode::FAILURE
 }
 
+/// Says what is wrong with the settings. Its exit code is that of wrong arguments: to start again will not help.
+pub(super) fn refuse(problems: &str) -> ExitCode {
+    let count = problems.lines().filter(|line| line.starts_with("error: ")).count();
+    let errors = if count == 1 { "an error".into() } else { format!("{count} errors") };
+    eprintln!("{problems}switchpoint: {errors} in the configuration");
+    ExitCode::from(2)
+}
+
 /// A server's connections are descriptors: it takes all that it may have.
 fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
@@ -321,26 +347,4 @@ fn last_line(before: &Stats, after: &Stats, time: Duration) -> String {
         after.closed_clean - before.closed_clean,
         after.cut - before.cut
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_are_read_in_all_their_forms() {
-        assert_eq!(addresses("127.0.0.1:80").unwrap(), ["127.0.0.1:80".parse().unwrap()]);
-        assert_eq!(addresses("[::1]:80").unwrap(), ["[::1]:80".parse().unwrap()]);
-        assert_eq!(addresses(":80").unwrap(), ["0.0.0.0:80".parse().unwrap()]);
-        for wrong in ["", "nonsense", "127.0.0.1", "127.0.0.1:99999", "1.2.3:x"] {
-            assert!(addresses(wrong).unwrap_err().contains("HOST:PORT"), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn sizes_are_read_with_and_without_unit() {
-        assert_eq!(size("65536").unwrap(), 65536);
-        assert_eq!(size("16MiB").unwrap(), 16 << 20);
-        assert!(size("much").unwrap_err().contains("16MiB"));
-    }
 }

@@ -38,7 +38,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 10)]
     frames: u32,
     /// Bytes that are recorded in all.
-    #[arg(long, value_name = "SIZE", default_value = "4MiB", value_parser = super::serve::size)]
+    #[arg(long, value_name = "SIZE", default_value = "4MiB", value_parser = size)]
     bytes: usize,
     /// Gives up after this time.
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = humantime::parse_duration)]
@@ -46,6 +46,12 @@ pub(super) struct Arguments {
     /// Writes the trace to a file, as JSON lines, for `switchpoint replay`; `-` for standard output, instead of text.
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
+}
+
+fn size(text: &str) -> Result<usize, String> {
+    let size =
+        parse_size::parse_size(text).map_err(|error| format!("{error}; a size is such as 65536 or 4MiB"))?;
+    usize::try_from(size).map_err(|_| "that is more than this machine can address".into())
 }
 
 pub(super) fn run(arguments: &Arguments) -> ExitCode {

@@ -129,6 +129,11 @@ impl Acceptor {
         self.0.current.write().unwrap_or_else(PoisonError::into_inner).stamps = stamps;
     }
 
+    #[cfg(test)]
+    pub(super) fn config(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.current().config)
+    }
+
     /// What it was made from.
     pub fn settings(&self) -> &Settings {
         &self.0.settings

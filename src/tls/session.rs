@@ -340,3 +340,113 @@ const OVERHEAD: usize = 64;
 const PARTIAL_MAX: usize = 64 << 10;
 /// What may arrive in one go that is no data: the handshake, tickets, updates of keys; but not empty records for ever.
 const BARREN_MAX: usize = 128 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tls::{ClientSettings, Connector, Identity, Settings, Trust, acceptor::Acceptor};
+
+    /// SplitMix64.
+    struct Dice(u64);
+
+    impl Dice {
+        fn below(&mut self, limit: usize) -> usize {
+            self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+            let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            ((z ^ (z >> 27)) % limit.max(1) as u64) as usize
+        }
+    }
+
+    struct End(Session, Vec<u8>);
+
+    impl End {
+        /// Takes what the other end has sent, in pieces, and gives what it answers.
+        fn hear(&mut self, bytes: &[u8], dice: &mut Dice) -> Vec<u8> {
+            let mut answer = Vec::new();
+            let mut rest = bytes;
+            while !rest.is_empty() && self.0.end.is_none() {
+                let (piece, behind) = rest.split_at(1 + dice.below(rest.len()));
+                rest = behind;
+                let mut arrived = [self.0.partial(), piece].concat();
+                let mut sealed = Sealed::default();
+                let mut into = Vec::with_capacity(dice.below(3000));
+                self.0.receive(&mut arrived, &mut into, &mut sealed);
+                self.1.extend(into);
+                answer.extend_from_slice(sealed.bytes());
+                let mut more = Vec::with_capacity(100_000);
+                while let Some(Ok(1..)) = self.0.take(&mut more) {}
+                self.1.extend(more);
+            }
+            answer
+        }
+
+        fn say(&mut self, data: &[u8]) -> Vec<u8> {
+            let mut sealed = Sealed::default();
+            drop(self.0.seal(data, &mut sealed));
+            sealed.bytes().to_vec()
+        }
+    }
+
+    fn talk(seed: u64, damage: usize, server: &Acceptor, client: &Connector) -> (End, End) {
+        let mut dice = Dice(seed);
+        let name = ServerName::try_from("localhost").unwrap();
+        let (mut server, mut client) = (
+            End(Session::server(server.config()).unwrap(), Vec::new()),
+            End(Session::client(client.config(), name, Vec::new()).unwrap(), Vec::new()),
+        );
+        let mut sealed = Sealed::default();
+        client.0.begin(&mut sealed);
+        let mut to_server = sealed.bytes().to_vec();
+        for round in 0..12 {
+            // Now and then a byte is another, or is missing.
+            if damage > 0 && dice.below(damage) == 0 && !to_server.is_empty() {
+                let place = dice.below(to_server.len());
+                match dice.below(2) {
+                    0 => to_server[place] ^= 1 << dice.below(8),
+                    _ => drop(to_server.remove(place)),
+                }
+            }
+            let mut to_client = server.hear(&to_server, &mut dice);
+            if round >= 4 {
+                to_client.extend(server.say(&[round; 5000]));
+            }
+            to_server = client.hear(&to_client, &mut dice);
+            if round >= 4 {
+                to_server.extend(client.say(&[round; 20_000]));
+            }
+        }
+        server.hear(&to_server, &mut dice);
+        for end in [&mut server, &mut client] {
+            let mut sealed = Sealed::default();
+            end.0.close(&mut sealed);
+            assert!(end.0.seal(b"after the end", &mut sealed).is_err());
+        }
+        (server, client)
+    }
+
+    #[test]
+    fn damage_ends_a_session_and_nothing_else() {
+        let identity = Identity::self_signed(&["localhost".into()]).unwrap();
+        let trust = Trust::Authorities(identity.chain.clone());
+        let server = Acceptor::new(Settings::from(identity)).unwrap();
+        let client = Connector::new(&ClientSettings { trust, ..ClientSettings::default() }).unwrap();
+        let all = |rounds: usize, size: usize| -> Vec<u8> {
+            (4..4 + rounds).flat_map(|round| vec![round as u8; size]).collect()
+        };
+        for seed in 0..10 {
+            let (server, client) = talk(seed, 0, &server, &client);
+            assert!(server.1 == all(8, 20_000) && client.1 == all(8, 5000), "seed {seed}");
+        }
+        let mut ended = 0;
+        for seed in 0..300 {
+            let (server, client) = talk(seed, 1 + seed as usize % 8, &server, &client);
+            // What has come is a beginning of what was sent.
+            assert!(
+                all(8, 20_000).starts_with(&server.1) && all(8, 5000).starts_with(&client.1),
+                "seed {seed}"
+            );
+            ended += usize::from(server.0.fault().is_some() || client.0.fault().is_some());
+        }
+        assert!(ended > 150, "{ended}");
+    }
+}

@@ -362,6 +362,11 @@ impl Url {
         self.is_secure
     }
 
+    /// Host and port, as they stand in the URL and in the field `Host`.
+    pub fn authority(&self) -> &str {
+        &self.authority
+    }
+
     /// A name or an address; that of IPv6 without its brackets.
     pub fn host(&self) -> &str {
         &self.host

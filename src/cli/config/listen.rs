@@ -1,0 +1,268 @@
+//! `[[listen]]`: where connections come from.
+
+use std::{
+    net::{SocketAddr, ToSocketAddrs},
+    path::PathBuf,
+};
+
+#[cfg(feature = "tls")]
+use switchpoint::tls::Acceptor;
+use switchpoint::{Address, Listener, UNIX_MODE, inherited};
+use toml::de::DeValue;
+
+use super::{
+    file::{Reader, Table},
+    kind::{self, Given, Wrong},
+    problem::Source,
+};
+#[cfg(feature = "tls")]
+use crate::cli::tls::TlsArguments;
+
+/// A listener as it was asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct Listen {
+    pub(super) place: Place,
+    pub(super) at: Source,
+    /// Of a Unix socket.
+    pub(super) mode: (u32, Source),
+    /// `None` for what `http2.h2c` says.
+    pub(super) h2c: Option<(bool, Source)>,
+    #[cfg(feature = "tls")]
+    pub(super) tls: Option<Tls>,
+}
+
+/// How a listener speaks TLS.
+#[cfg(feature = "tls")]
+#[derive(Clone, Debug)]
+pub(super) struct Tls {
+    pub(super) given: TlsArguments,
+    pub(super) at: Source,
+    acceptor: Acceptor,
+}
+
+/// Where to listen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// A host and its port, and what addresses it has.
+    Tcp(String, Vec<SocketAddr>),
+    Unix(PathBuf),
+    /// A socket that the program is started with, by its number or name.
+    Passed(String),
+}
+
+pub(super) const KEYS: &[&str] = &[
+    "address",
+    "mode",
+    "h2c",
+    #[cfg(feature = "tls")]
+    "tls_cert",
+    #[cfg(feature = "tls")]
+    "tls_key",
+    #[cfg(feature = "tls")]
+    "tls_client_ca",
+    #[cfg(feature = "tls")]
+    "tls_client_required",
+    #[cfg(feature = "tls")]
+    "self_signed",
+];
+
+impl Listen {
+    /// A listener that is only an address.
+    pub(super) fn new(place: Place, at: Source) -> Self {
+        Self {
+            place,
+            at,
+            mode: (UNIX_MODE, Source::Default),
+            h2c: None,
+            #[cfg(feature = "tls")]
+            tls: None,
+        }
+    }
+
+    /// What the library is told. Sockets that are passed on have to be there by now.
+    pub(crate) fn listeners(&self, h2c: bool) -> Result<Vec<Listener>, String> {
+        let h2c = self.takes_h2c(h2c);
+        let addresses: Vec<Address> = match &self.place {
+            Place::Tcp(_, addresses) => addresses.iter().copied().map(Address::Tcp).collect(),
+            Place::Unix(path) => vec![Address::Unix { path: path.clone(), mode: self.mode.0 }],
+            Place::Passed(name) => {
+                inherited::find(name).map_err(|error| format!("cannot listen on fd://{name}: {error}"))?
+            }
+        };
+        let listener = |address: Address| Listener {
+            h2c,
+            #[cfg(feature = "tls")]
+            tls: self.tls.as_ref().map(|tls| tls.acceptor.clone()),
+            ..address.into()
+        };
+        Ok(addresses.into_iter().map(listener).collect())
+    }
+
+    pub(super) fn takes_h2c(&self, general: bool) -> bool {
+        self.h2c.as_ref().map_or(general, |(h2c, _)| *h2c)
+    }
+}
+
+impl Place {
+    pub(super) fn parse(text: &str) -> Result<Self, Wrong> {
+        const HELP: &str = "write HOST:PORT, such as 127.0.0.1:8080 or [::1]:8080, :8080 for every IPv4 address, \
+                            unix:PATH, or fd://3 or fd://NAME for a socket of socket activation";
+        if let Some(name) = text.strip_prefix("fd://") {
+            return match name {
+                "" => Err(Wrong::new("`fd://` names no socket", HELP)),
+                name => Ok(Self::Passed(name.to_owned())),
+            };
+        }
+        if let Some(path) = text.strip_prefix("unix:") {
+            return match path.len() {
+                0 => Err(Wrong::new("`unix:` names no file", HELP)),
+                1..=107 => Ok(Self::Unix(path.into())),
+                _ => Err(Wrong::new("the path of the socket is too long", "it can have at most 107 bytes")),
+            };
+        }
+        if text.starts_with(['/', '.']) {
+            return Err(Wrong::new(
+                format!("`{text}` is no address"),
+                format!("for a Unix socket write unix:{text}"),
+            ));
+        }
+        let full = if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.to_owned() };
+        let is_host_and_port =
+            full.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+        if !is_host_and_port {
+            return Err(Wrong::new(format!("`{text}` is no address"), HELP));
+        }
+        match full.to_socket_addrs() {
+            Ok(found) => {
+                let mut addresses: Vec<SocketAddr> = found.collect();
+                addresses.dedup();
+                Ok(Self::Tcp(text.to_owned(), addresses))
+            }
+            Err(error) => Err(Wrong::new(format!("the address of `{text}` cannot be found: {error}"), HELP)),
+        }
+    }
+
+    /// As it is written in a file.
+    pub(super) fn text(&self) -> String {
+        match self {
+            Self::Tcp(text, _) => text.clone(),
+            Self::Unix(path) => format!("unix:{}", path.display()),
+            Self::Passed(name) => format!("fd://{name}"),
+        }
+    }
+}
+
+/// The listeners of a file.
+pub(super) fn read(reader: &mut Reader<'_>, value: &toml::Spanned<DeValue<'_>>) -> Vec<Listen> {
+    let mut listeners: Vec<Listen> = Vec::new();
+    for table in reader.tables("listen", value) {
+        reader.only(&table, KEYS);
+        let Some(listen) = one(reader, &table) else { continue };
+        let is_known = |known: &&Listen| known.place == listen.place && !is_any_port(&listen.place);
+        if let Some(known) = listeners.iter().find(is_known) {
+            let what = format!("{} is listened on already, by {}", listen.place.text(), known.at);
+            reader.problem(what, listen.at.clone(), "remove one of the two");
+        }
+        listeners.push(listen);
+    }
+    listeners
+}
+
+fn is_any_port(place: &Place) -> bool {
+    matches!(place, Place::Tcp(_, addresses) if addresses.iter().all(|address| address.port() == 0))
+}
+
+fn one(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Listen> {
+    let Some(address) = reader.required(table, "address", "such as address = \"127.0.0.1:8080\"") else {
+        return None;
+    };
+    let place = reader.value(table, "address", address, |given| {
+        Place::parse(&kind::text(given, "an address", "such as \"127.0.0.1:8080\"")?)
+    })?;
+    let mut listen = Listen::new(place, reader.source(address));
+    if let Some(value) = table.get("mode") {
+        let source = reader.source(value);
+        if !matches!(listen.place, Place::Unix(_)) {
+            reader.problem(
+                "`mode` is for Unix sockets, and this is none".into(),
+                source.clone(),
+                "remove it, or let `address` begin with unix:",
+            );
+        } else if let Some(mode) = reader.value(table, "mode", value, mode) {
+            listen.mode = (mode, source);
+        }
+    }
+    if let Some(value) = table.get("h2c") {
+        let source = reader.source(value);
+        listen.h2c = reader.value(table, "h2c", value, &*kind::switch().read).map(|h2c| (h2c, source));
+    }
+    #[cfg(feature = "tls")]
+    {
+        listen.tls = tls(reader, table);
+    }
+    Some(listen)
+}
+
+/// The same as the flags say, for one listener. Its files are read here, so that an error has its line.
+#[cfg(feature = "tls")]
+fn tls(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Tls> {
+    let mut given = TlsArguments::default();
+    let mut at = None;
+    let help = "write the name of a file, or a list of them";
+    let paths = |given: &Given<'_>| match given {
+        Given::Toml(list @ DeValue::Array(_)) => kind::strings(list, "a list of files", help),
+        given => kind::text(given, "a file", help).map(|file| vec![file]),
+    };
+    for key in &KEYS[3..] {
+        let Some(value) = table.get(key) else { continue };
+        at.get_or_insert_with(|| reader.source(value));
+        match *key {
+            "tls_client_required" => {
+                given.tls_client_required = reader.value(table, key, value, &*kind::switch().read)?;
+            }
+            "self_signed" => given.self_signed = reader.value(table, key, value, &*kind::switch().read)?,
+            "tls_client_ca" => {
+                let file = reader.value(table, key, value, |given| kind::text(given, "a file", help))?;
+                given.tls_client_ca = Some(file.into());
+            }
+            _ => {
+                let files = reader.value(table, key, value, paths)?.into_iter().map(PathBuf::from).collect();
+                *if *key == "tls_cert" { &mut given.tls_cert } else { &mut given.tls_key } = files;
+            }
+        }
+    }
+    let at = at?;
+    match given.acceptor() {
+        Ok(acceptor) => acceptor.map(|acceptor| Tls { given, at, acceptor }),
+        Err(error) => {
+            reader.problem(
+                error,
+                at,
+                "`tls_cert` and `tls_key` name files in PEM, as many of the one as of the other",
+            );
+            None
+        }
+    }
+}
+
+/// Permissions, in octal: `"0660"`, or TOML's `0o660`.
+fn mode(given: &Given<'_>) -> Result<u32, Wrong> {
+    const HELP: &str = "write the permissions of the file in octal and in quotes, such as \"0660\"";
+    let digits = match given {
+        Given::Toml(DeValue::Integer(integer)) if integer.radix() == 8 => integer.as_str().to_owned(),
+        Given::Toml(DeValue::Integer(number)) => {
+            let help = format!("write it in quotes: \"0{number}\"");
+            return Err(Wrong::new("a mode is octal, and a number in TOML is not", help));
+        }
+
+        given => kind::text(given, "a mode", HELP)?,
+    };
+    match u32::from_str_radix(&digits, 8) {
+        Ok(mode) if mode & !0o777 == 0 => Ok(mode),
+        _ => Err(Wrong::new(format!("`{digits}` is no mode of a socket"), HELP)),
+    }
+}
+
+pub(super) fn show_mode(mode: u32) -> String {
+    format!("\"{mode:04o}\"")
+}

@@ -1,0 +1,843 @@
+//! What the program is told, in layers: defaults, a file, `SWITCHPOINT_*` in the environment, flags. The last one counts,
+//! and each value knows where it comes from.
+//!
+//! | file | what |
+//! |---|---|
+//! | `mod.rs` | the settings, and the layers |
+//! | `keys.rs` | every key: what it sets, and what it means |
+//! | `kind.rs` | what a value can be: how it is read and written |
+//! | `file.rs` | a file, with a view of where everything in it stands |
+//! | `listen.rs` `route.rs` | `[[listen]]`, `[[route]]` |
+//! | `print.rs` | what holds, and the sample file |
+//! | `problem.rs` | what is wrong, and how it is said |
+//!
+//! Everything that is wrong is found before anything is said.
+
+mod file;
+mod keys;
+mod kind;
+mod listen;
+mod print;
+mod problem;
+mod route;
+
+use std::{collections::BTreeMap, fs::File as OpenFile, io::Read, path::Path};
+
+use switchpoint::{
+    Config, Listener, Registry,
+    admin::Handshakes,
+    protocols::{self, H2c, websocket},
+    ws::Deflate,
+};
+use toml::de::{DeTable, DeValue};
+
+use file::{Reader, Table, suggestion};
+use keys::{Key, TABLES, full};
+use kind::{Given, Wrong, nearest};
+use listen::{Listen, Place};
+use problem::{File, Problem, Source};
+use route::Route;
+
+pub(crate) use print::{effective, sample};
+pub(crate) use problem::Problems;
+
+/// What the program is told, settled.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    /// How much is logged.
+    pub(crate) log: String,
+    config: Config,
+    /// Whether listeners take `Upgrade: h2c` that do not say so themselves.
+    h2c: bool,
+    h2c_behind_proxies: bool,
+    websocket: WebSockets,
+    listen: Vec<Listen>,
+    routes: Vec<Route>,
+}
+
+/// What holds for WebSockets: of the server, or of a route.
+#[derive(Clone, Debug)]
+struct WebSockets {
+    settings: websocket::Settings,
+    is_deflated: bool,
+    deflate: Deflate,
+    shows_handshake: bool,
+}
+
+impl WebSockets {
+    fn settings(&self) -> websocket::Settings {
+        let deflate = self.is_deflated.then(|| self.deflate.clone());
+        websocket::Settings { deflate, ..self.settings.clone() }
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let websocket = WebSockets {
+            settings: websocket::Settings::default(),
+            is_deflated: false,
+            deflate: Deflate::default(),
+            shows_handshake: true,
+        };
+        let address = Place::parse(LISTEN).expect("it is an address");
+        Self {
+            log: "info".into(),
+            config: Config::default(),
+            h2c: false,
+            h2c_behind_proxies: false,
+            listen: vec![Listen::new(address, Source::Default)],
+            routes: Route::defaults(&websocket),
+            websocket,
+        }
+    }
+}
+
+/// Where the program listens unless it is told otherwise.
+const LISTEN: &str = "127.0.0.1:8080";
+
+impl Settings {
+    /// What the library is told.
+    ///
+    /// # Errors
+    /// Where a socket that is to be passed on was not.
+    pub(crate) fn config(&self) -> Result<Config, String> {
+        let mut listen: Vec<Listener> = Vec::new();
+        for listener in &self.listen {
+            listen.extend(listener.listeners(self.h2c)?);
+        }
+        Ok(Config { listen, ..self.config.clone() })
+    }
+
+    /// What is served; where the page shows them, with the server's recent handshakes.
+    pub(crate) fn registry(&self, handshakes: Option<&Handshakes>) -> Registry {
+        let mut registry = Registry::new();
+        for route in &self.routes {
+            registry = route.add_to(registry, handshakes.is_some());
+        }
+        let is_free = !self.routes.iter().any(|route| route.path == HANDSHAKES);
+        if let Some(handshakes) = handshakes.filter(|_| is_free) {
+            registry = registry.get(HANDSHAKES, protocols::recent_handshakes(handshakes.clone()));
+        }
+        if !self.takes_h2c() {
+            return registry;
+        }
+        let h2c = H2c::new().body_max(self.config.body_max);
+        registry.with(if self.h2c_behind_proxies { h2c.behind_proxies() } else { h2c })
+    }
+
+    fn takes_h2c(&self) -> bool {
+        self.listen.iter().any(|listen| listen.takes_h2c(self.h2c))
+    }
+}
+
+/// Where the page looks for them.
+const HANDSHAKES: &str = "/handshakes";
+
+/// The layers above the defaults.
+#[derive(Debug, Default)]
+pub(crate) struct Layers {
+    file: Option<File>,
+    variables: Vec<(String, String)>,
+    flags: Vec<Flag>,
+}
+
+/// A flag, the key that it sets, and to what.
+type Flag = (String, String, String);
+
+impl Layers {
+    /// The environment, of which only `SWITCHPOINT_*` is looked at.
+    pub(crate) fn environment(mut self, variables: impl Iterator<Item = (String, String)>) -> Self {
+        self.variables = variables.filter(|(name, _)| name.starts_with("SWITCHPOINT_")).collect();
+        self
+    }
+
+    /// A file.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub(crate) fn file(mut self, path: &Path) -> Result<Self, String> {
+        let read = || {
+            let mut text = String::new();
+            OpenFile::open(path)?.take(FILE_MAX).read_to_string(&mut text)?;
+            Ok::<_, std::io::Error>(text)
+        };
+        let text = read().map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+        if text.len() as u64 == FILE_MAX {
+            return Err(format!("{} is longer than 1 MiB, which no configuration is", path.display()));
+        }
+        self.file = Some(File { path: path.display().to_string(), text });
+        Ok(self)
+    }
+
+    /// A flag that sets `key`.
+    pub(crate) fn flag(&mut self, flag: &str, key: &str, value: String) {
+        self.flags.push((flag.to_owned(), key.to_owned(), value));
+    }
+
+    /// Lays them over each other.
+    ///
+    /// # Errors
+    /// Everything that is wrong.
+    pub(crate) fn settle(self) -> Result<Settled, Problems> {
+        let mut settled = Settled::default();
+        let mut problems = Vec::new();
+        let keys = keys::of_server();
+        let root = self.file.as_ref().and_then(|file| parse(file, &mut problems));
+        let root = root.as_ref().zip(self.file.as_ref());
+        if let Some((root, file)) = root {
+            settled.read_tables(&keys, root, &mut Reader { file, problems: &mut problems });
+        }
+        settled.read_environment(&keys, &self.variables, &mut problems);
+        settled.read_flags(&keys, &self.flags, &mut problems);
+        settled.settings.routes = Route::defaults(&settled.settings.websocket);
+        if let Some((root, file)) = root {
+            settled.read_lists(root, &mut Reader { file, problems: &mut problems });
+        }
+        settled.check(&mut problems);
+        if problems.is_empty() {
+            return Ok(settled);
+        }
+        problems.sort_by_key(|problem| match &problem.at {
+            Source::File { span, .. } => (0, span.start),
+            _ => (1, 0),
+        });
+        Err(Problems { file: self.file, list: problems })
+    }
+}
+
+const FILE_MAX: u64 = 1 << 20;
+
+/// The settings, and where each comes from.
+#[derive(Debug, Default)]
+pub(crate) struct Settled {
+    pub(crate) settings: Settings,
+    sources: BTreeMap<String, Source>,
+    /// What is odd, but not wrong.
+    pub(crate) warnings: Vec<String>,
+    /// Listeners that a variable or a flag has named, instead of the file's.
+    listen: Option<Vec<Listen>>,
+}
+
+/// A file's text as TOML; nothing where it is none, for what can be made of such a text is not what was meant.
+fn parse<'a>(file: &'a File, problems: &mut Vec<Problem>) -> Option<DeTable<'a>> {
+    let (root, errors) = DeTable::parse_recoverable(&file.text);
+    let reader = Reader { file, problems };
+    for error in &errors {
+        let span = error.span().unwrap_or(0..0);
+        let what = format!("this is not TOML: {}", error.message().replace('\n', ", "));
+        let (at, help) = (reader.source_of(span), "a string stands in quotes: name = \"value\"");
+        let help = if error.message().contains("string values must be quoted") { help } else { "" };
+        reader.problems.push(Problem { what, at, help: help.into() });
+    }
+    errors.is_empty().then(|| root.into_inner())
+}
+
+impl Settled {
+    /// What it is made of, for people.
+    pub(crate) fn summary(&self) -> String {
+        let count = |count: usize, what: &str| match count {
+            1 => format!("1 {what}"),
+            count => format!("{count} {what}s"),
+        };
+        let (listen, routes) = (self.settings.listen.len(), self.settings.routes.len());
+        let own = count(self.sources.len(), "setting");
+        format!("{own} of its own, {}, {}", count(listen, "listener"), count(routes, "route"))
+    }
+
+    fn source(&self, key: &str) -> Source {
+        self.sources.get(key).cloned().unwrap_or_default()
+    }
+
+    /// The tables of a file that set one thing each.
+    fn read_tables(&mut self, keys: &[Key<Settings>], root: &DeTable<'_>, reader: &mut Reader<'_>) {
+        for (name, value) in root {
+            let table = name.get_ref().as_ref();
+            if LISTS.contains(&table) {
+                continue;
+            }
+            if !table.is_empty() && TABLES.contains(&table) {
+                let Some(table) = reader.table(table, value) else { continue };
+                for (key, value) in table.entries {
+                    self.read_key(keys, &table, key, value, reader);
+                }
+            } else {
+                let top = Table { name: String::new(), at: 0..0, entries: root };
+                self.read_key(keys, &top, name, value, reader);
+            }
+        }
+    }
+
+    fn read_key(
+        &mut self,
+        keys: &[Key<Settings>],
+        table: &Table<'_>,
+        name: &toml::Spanned<toml::de::DeString<'_>>,
+        value: &toml::Spanned<DeValue<'_>>,
+        reader: &mut Reader<'_>,
+    ) {
+        let found = keys.iter().find(|key| key.table == table.name && key.name == name.get_ref());
+        let Some(key) = found else {
+            let place = if table.name.is_empty() { String::new() } else { format!("[{}]", table.name) };
+            return reader.unknown(
+                &place,
+                name.get_ref(),
+                name.span(),
+                self.hint(keys, &table.name, name.get_ref()),
+            );
+        };
+        let settings = &mut self.settings;
+        if reader.value(table, key.name, value, |given| (key.set)(settings, given)).is_some() {
+            self.sources.insert(key.full(), reader.source(value));
+        }
+    }
+
+    /// What an unknown key may have been meant to be.
+    fn hint(&self, keys: &[Key<Settings>], table: &str, name: &str) -> String {
+        let top = || TABLES.iter().chain(LISTS).copied().filter(|table| !table.is_empty());
+        let here: Vec<&str> = keys.iter().filter(|key| key.table == table).map(|key| key.name).collect();
+        if let Some(elsewhere) = keys.iter().find(|key| key.name == name && key.table != table) {
+            return match elsewhere.table {
+                "" => format!("`{name}` belongs before the first table"),
+                table => format!("`{name}` belongs in [{table}]"),
+            };
+        }
+        let known: Vec<&str> =
+            if table.is_empty() { here.iter().copied().chain(top()).collect() } else { here };
+        if nearest(name, known.iter().copied()).is_none()
+            && let Some(near) = nearest(name, keys.iter().map(|key| key.name))
+        {
+            let near = keys.iter().find(|key| key.name == near).map_or("", |key| key.table);
+            return format!(
+                "did you mean `{}` in [{near}]?",
+                nearest(name, keys.iter().map(|key| key.name)).unwrap_or("")
+            );
+        }
+        match table {
+            "limits" if nearest(name, known.iter().copied()).is_none() => {
+                "`switchpoint print-config --sample` lists every key".into()
+            }
+            _ => suggestion(name, &known),
+        }
+    }
+
+    fn read_environment(
+        &mut self,
+        keys: &[Key<Settings>],
+        variables: &[(String, String)],
+        problems: &mut Vec<Problem>,
+    ) {
+        for (name, value) in variables {
+            let source = Source::Variable(name.clone());
+            if name == "SWITCHPOINT_LISTEN" {
+                let items: Vec<&str> = value.split(',').map(str::trim).collect();
+                self.listen_instead(items.into_iter(), &source, problems);
+            } else if let Some(key) = keys.iter().find(|key| key.variable() == *name) {
+                self.set(key, value, source, problems);
+            } else if name != "SWITCHPOINT_CONFIG" {
+                // Others are not ours to judge: Kubernetes sets SWITCHPOINT_PORT and the like for a service of this
+                // name. But one that is nearly ours was meant to be.
+                let known: Vec<String> = keys.iter().map(Key::variable).collect();
+                let near = known.iter().find(|known| strsim::damerau_levenshtein(known, name) == 1);
+                if let Some(near) = near {
+                    self.warnings.push(format!("{name} sets nothing; did you mean {near}?"));
+                }
+            }
+        }
+    }
+
+    fn read_flags(&mut self, keys: &[Key<Settings>], flags: &[Flag], problems: &mut Vec<Problem>) {
+        for (flag, name, value) in flags {
+            let source = Source::Flag(flag.clone());
+            if let Some(key) = keys.iter().find(|key| key.full() == *name) {
+                self.set(key, value, source, problems);
+            } else if name != "listen" {
+                let names: Vec<String> = keys.iter().map(Key::full).collect();
+                let near = nearest(name, names.iter().map(String::as_str));
+                let help = near.map_or_else(
+                    || "`switchpoint print-config --sample` lists every key".into(),
+                    |near| format!("did you mean `{near}`?"),
+                );
+                problems.push(Problem { what: format!("unknown key `{name}`"), at: source, help });
+            }
+        }
+        let listen = flags.iter().filter(|(_, key, _)| key == "listen");
+        let listen: Vec<&Flag> = listen.collect();
+        if let Some((flag, ..)) = listen.first() {
+            let source = Source::Flag(flag.clone());
+            self.listen_instead(listen.iter().map(|(_, _, value)| value.as_str()), &source, problems);
+        }
+    }
+
+    fn set(&mut self, key: &Key<Settings>, value: &str, source: Source, problems: &mut Vec<Problem>) {
+        match (key.set)(&mut self.settings, &Given::Text(value)) {
+            Ok(()) => _ = self.sources.insert(key.full(), source),
+            Err(Wrong { what, help }) => {
+                problems.push(Problem {
+                    what: format!("`{}`: {what}", key.full()),
+                    at: source,
+                    help: unquoted(&help),
+                });
+            }
+        }
+    }
+
+    fn listen_instead<'a>(
+        &mut self,
+        items: impl Iterator<Item = &'a str>,
+        source: &Source,
+        problems: &mut Vec<Problem>,
+    ) {
+        let mut listen: Vec<Listen> = Vec::new();
+        for item in items {
+            match Place::parse(item) {
+                Ok(place) if listen.iter().any(|known| known.place == place) => {}
+                Ok(place) => listen.push(Listen::new(place, source.clone())),
+                Err(Wrong { what, help }) => problems.push(Problem { what, at: source.clone(), help }),
+            }
+        }
+        self.listen = Some(listen);
+    }
+
+    /// Listeners and routes, for which the general settings have to be settled.
+    fn read_lists(&mut self, root: &DeTable<'_>, reader: &mut Reader<'_>) {
+        let find = |name: &str| root.iter().find(|(key, _)| key.get_ref() == name).map(|(_, value)| value);
+        if let Some(value) = find("listen") {
+            self.settings.listen = listen::read(reader, value);
+        }
+        if let Some(value) = find("route") {
+            self.settings.routes = route::read(reader, value, &self.settings.websocket);
+        }
+    }
+
+    /// What is wrong only together.
+    fn check(&mut self, problems: &mut Vec<Problem>) {
+        if let Some(listen) = self.listen.take() {
+            self.settings.listen = listen;
+        }
+        if self.settings.listen.is_empty() && problems.is_empty() {
+            let what = "there is no address to listen on".into();
+            problems.push(Problem {
+                what,
+                at: Source::Default,
+                help: "add a [[listen]] with an address".into(),
+            });
+        }
+        if self.settings.h2c_behind_proxies && !self.settings.takes_h2c() {
+            problems.push(Problem {
+                what: format!(
+                    "`{}` has no effect: no listener takes `Upgrade: h2c`",
+                    full("http2", "h2c_behind_proxies")
+                ),
+                at: self.source("http2.h2c_behind_proxies"),
+                help: "set h2c = true in [http2] or in a [[listen]] (--h2c), or leave it out".into(),
+            });
+        }
+    }
+}
+
+/// The tables that stand in a file as often as there are of them.
+const LISTS: &[&str] = &["listen", "route"];
+
+/// Help for a place where everything is text.
+fn unquoted(help: &str) -> String {
+    help.replace(" in quotes", "").replace('"', "")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// The layers of a file with this text, of variables and of flags.
+    fn layers(text: &str, variables: &[(&str, &str)], flags: &[(&str, &str, &str)]) -> Layers {
+        let file = File { path: "a.toml".into(), text: text.into() };
+        let own = |text: &&str| (*text).to_owned();
+        let variables = variables.iter().map(|(name, value)| (own(name), own(value)));
+        let mut layers = Layers { file: Some(file), ..Layers::default() }.environment(variables);
+        for (flag, key, value) in flags {
+            layers.flag(flag, key, (*value).into());
+        }
+        layers
+    }
+
+    fn settled(text: &str) -> Settled {
+        layers(text, &[], &[]).settle().unwrap_or_else(|problems| panic!("{problems}"))
+    }
+
+    fn problems(text: &str) -> String {
+        layers(text, &[], &[]).settle().unwrap_err().to_string()
+    }
+
+    /// What `print-config` says of `key`.
+    fn printed(settled: &Settled, key: &str) -> String {
+        let text = effective(settled);
+        let line = text.lines().find(|line| line.starts_with(&format!("{key} = "))).unwrap();
+        line.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
+    #[cfg(feature = "tls")]
+    #[test]
+    fn a_listener_may_speak_tls() {
+        let text = "[[listen]]\naddress = \":1\"\nself_signed = true\n\n[[listen]]\naddress = \":2\"\n";
+        let settled = settled(text);
+        let config = settled.settings.config().unwrap();
+        assert_eq!(config.listen.iter().map(Listener::is_secure).collect::<Vec<_>>(), [true, false]);
+        assert_eq!(printed(&settled, "self_signed"), "self_signed = true # a.toml:3");
+
+        let listen = "[[listen]]\naddress = \":1\"\n";
+        for (keys, what) in [
+            ("tls_cert = \"/nowhere.pem\"\ntls_key = [\"/nowhere.key\"]\n", "cannot read /nowhere.pem"),
+            ("tls_cert = [\"/a\", \"/b\"]\ntls_key = \"/a\"\n", "2 --tls-cert and 1 --tls-key"),
+            ("tls_client_ca = \"/a\"\n", "of use with --tls-cert only"),
+            ("tls_cert = 5\n", "`listen.tls_cert`"),
+            ("tls_certs = \"/a\"\n", "did you mean `tls_cert`?"),
+        ] {
+            let found = problems(&format!("{listen}{keys}"));
+            assert!(found.contains(what) && found.contains("a.toml:3"), "{found}");
+        }
+    }
+
+    #[test]
+    fn a_flag_comes_before_the_environment_before_the_file_before_the_default() {
+        let text = "[limits]\nhead_time = \"1s\"\nidle_time = \"2s\"\nwrite_time = \"3s\"\n";
+        let variables = [("SWITCHPOINT_LIMITS_HEAD_TIME", "4s"), ("SWITCHPOINT_LIMITS_IDLE_TIME", "5s")];
+        let flags = [("--head-time", "limits.head_time", "6s")];
+        let settled = layers(text, &variables, &flags).settle().unwrap();
+        let config = settled.settings.config().unwrap();
+        let seconds = |time: Duration| time.as_secs();
+        assert_eq!(seconds(config.head_time), 6);
+        assert_eq!(seconds(config.idle_time), 5);
+        assert_eq!(seconds(config.write_time), 3);
+        assert_eq!(config.answer_time, Config::default().answer_time);
+        assert_eq!(printed(&settled, "head_time"), "head_time = \"6s\" # --head-time");
+        assert_eq!(printed(&settled, "idle_time"), "idle_time = \"5s\" # SWITCHPOINT_LIMITS_IDLE_TIME");
+        assert_eq!(printed(&settled, "write_time"), "write_time = \"3s\" # a.toml:4");
+        assert_eq!(printed(&settled, "answer_time"), "answer_time = \"10s\" # default");
+    }
+
+    #[test]
+    fn every_key_can_be_set_in_every_layer_and_reaches_what_it_sets() {
+        for key in keys::of_server() {
+            let mut settings = Settings::default();
+            let default = (key.show)(&mut settings);
+            // Another value of the same kind, for each kind that there is.
+            let other = match default.trim_matches('"') {
+                "true" => "false",
+                "false" => "true",
+                "auto" => "\"epoll\"",
+                "info" => "\"debug\"",
+                "wait" => "\"close\"",
+                "[]" => "[\"https://a.example\"]",
+                "never" => "\"9h\"",
+                "1" => "2",
+                "15" => "9",
+                _ if default.ends_with("s\"") || default.ends_with("m\"") || default.ends_with("h\"") => {
+                    "\"9m\""
+                }
+                _ => "70000",
+            };
+            let other = if matches!(key.name, "threads" | "fields_max") { "7" } else { other };
+            let text = match key.table {
+                "" => format!("{} = {other}\n", key.name),
+                table => format!("[{table}]\n{} = {other}\n", key.name),
+            };
+            // Alone it has no effect, which is said.
+            let text = if key.name == "h2c_behind_proxies" { format!("{text}h2c = true\n") } else { text };
+            let mut by_file = settled(&text);
+            let shown = (key.show)(&mut by_file.settings);
+            assert_ne!(shown, default, "{}", key.full());
+            let plain = match other {
+                "[\"https://a.example\"]" => "https://a.example",
+                other => other.trim_matches('"'),
+            };
+            let also = [("--h2c", "http2.h2c", "true")];
+            let also = if key.name == "h2c_behind_proxies" { &also[..] } else { &[] };
+            let mut by_variable = layers("", &[(&key.variable(), plain)], also).settle().unwrap();
+            assert_eq!((key.show)(&mut by_variable.settings), shown, "{}", key.variable());
+            let set = ("--set", &*key.full(), plain);
+            let mut by_flag = layers("", &[], &[also, &[set]].concat()).settle().unwrap();
+            assert_eq!((key.show)(&mut by_flag.settings), shown, "{}", key.full());
+        }
+    }
+
+    #[test]
+    fn what_is_printed_can_be_loaded_again_and_means_the_same() {
+        let text = "
+            threads = 2
+            [limits]
+            body_max = 1000
+            websocket_lifetime = \"90s\"
+            [websocket]
+            origins = [\"https://a.example\"]
+            deflate = true
+            [[listen]]
+            address = \"unix:/tmp/a b\"
+            mode = \"0600\"
+            h2c = true
+            [[listen]]
+            address = \"[::1]:80\"
+            [[route]]
+            path = \"/chat\"
+            protocols = [\"echo\", \"websocket\"]
+            fallback = \"page\"
+            limits.message_max = \"4KiB\"
+            websocket = { when_full = \"close\", shows_handshake = false }
+        ";
+        let without_sources = |settled: &Settled| -> Vec<String> {
+            effective(settled)
+                .lines()
+                .map(|line| line.split(" # ").next().unwrap().trim_end().to_owned())
+                .collect()
+        };
+        let first = settled(text);
+        let printed = effective(&first);
+        assert!(printed.contains("limits.message_max = \"4KiB\""), "{printed}");
+        let again = settled(&printed);
+        assert_eq!(without_sources(&again), without_sources(&first));
+    }
+
+    #[test]
+    fn the_sample_file_has_every_key_at_its_default() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/switchpoint.toml");
+        let text = std::fs::read_to_string(path).unwrap();
+        assert!(
+            text == sample(),
+            "docs/switchpoint.toml is stale: `switchpoint print-config --sample` prints it"
+        );
+        let mut loaded = settled(&text);
+        for key in keys::of_server() {
+            let mut defaults = Settings::default();
+            assert_eq!((key.show)(&mut loaded.settings), (key.show)(&mut defaults), "{}", key.full());
+            assert_ne!(loaded.source(&key.full()), Source::Default, "{} is not in the sample", key.full());
+        }
+        let shape = |settings: &Settings| {
+            let listen: Vec<_> = settings.listen.iter().map(|listen| listen.place.clone()).collect();
+            let route = |route: &Route| (route.path.clone(), route.protocols.clone(), route.fallback);
+            (listen, settings.routes.iter().map(route).collect::<Vec<_>>())
+        };
+        assert_eq!(shape(&loaded.settings), shape(&Settings::default()));
+    }
+
+    #[test]
+    fn the_page_about_the_settings_has_every_key_at_its_default() {
+        let page = include_str!("../../../docs/configuration.md");
+        for key in keys::of_server() {
+            let default = (key.show)(&mut Settings::default());
+            let row = format!("| `{}` | `{default}` |", key.name);
+            assert!(page.contains(&row), "docs/configuration.md has no row that begins {row}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_is_an_error_that_shows_where_it_is_and_what_may_be_meant() {
+        assert_eq!(
+            problems("threads = 2\n\n[limits]\nhead_tim = \"5s\"\n"),
+            "error: unknown key `head_tim` in [limits]\n \
+             --> a.toml:4:1\n  \
+             |\n\
+             4 | head_tim = \"5s\"\n  \
+             | ^^^^^^^^\n  \
+             = help: did you mean `head_time`?\n\n"
+        );
+        for (text, help) in [
+            ("head_time = \"5s\"", "`head_time` belongs in [limits]"),
+            ("[limits]\nthreads = 2", "`threads` belongs before the first table"),
+            ("[limits]\ndeflat = true", "did you mean `deflate` in [websocket]?"),
+            ("[lemits]\nx = 1", "did you mean `limits`?"),
+            ("[[listen]]\naddress = \":1\"\nmod = 1", "did you mean `mode`?"),
+            ("[[route]]\npath = \"/\"\nfalback = \"page\"", "did you mean `fallback`?"),
+            ("zzz = 1", "there is `threads`, `driver`, `log`, `limits`"),
+        ] {
+            assert!(problems(text).contains(&format!("help: {help}")), "{}", problems(text));
+        }
+    }
+
+    #[test]
+    fn a_wrong_value_is_an_error_with_what_would_be_right() {
+        for (text, what, help) in [
+            ("head_time = 5", "a number alone is no time", "write \"5s\" for seconds"),
+            ("head_time = \"5\"", "`5` is not a time without a unit", "\"10s\""),
+            ("head_time = \"0s\"", "`0s` is too short", "at least 1ms"),
+            ("head_time = \"900000y\"", "`900000y` is too long", "at most 100 years"),
+            ("head_time = true", "it is a time, and true or false was given", "\"10s\""),
+            ("body_max = \"much\"", "`much` is not a size", "64KiB"),
+            ("body_max = -1", "-1 is too small", "cannot be negative"),
+            ("body_max = 99999999999999999999999", "is too large", "from 0 to 1GiB"),
+            ("head_max = 10", "10 is too small", "from 256 to 16MiB"),
+            ("fields_max = \"10\"", "it is a number, and a string was given", "such as 100"),
+            ("fields_max = 1.5", "it is a number, and a fraction was given", "such as 100"),
+        ] {
+            let said = problems(&format!("[limits]\n{text}"));
+            assert!(said.contains(what) && said.contains(help), "{said}");
+        }
+        for (text, what, help) in [
+            ("driver = \"eppol\"", "there is no `eppol`", "did you mean \"epoll\"?"),
+            ("driver = \"kqueue\"", "there is no `kqueue`", "one of \"auto\", \"uring\", \"epoll\""),
+            ("log = \"x=y=z\"", "`x=y=z` is not a level", "error, warn, info"),
+            ("limits = 1", "it is a table, and a number was given", "write [limits]"),
+            (
+                "[listen]\naddress = \":1\"",
+                "it is a list of tables, and a table was given",
+                "write [[listen]]",
+            ),
+            ("[websocket]\norigins = [\"a.example\"]", "`a.example` is not an origin", "https://example.org"),
+            ("[websocket]\norigins = [\"https://a.example/x\"]", "is not an origin", "no path"),
+            ("[websocket]\norigins = [1]", "it is a string, and a number was given", "[\"*\"] for all"),
+            ("[http2]\nh2c_behind_proxies = true", "has no effect", "h2c = true"),
+            ("a = ", "this is not TOML", ""),
+            ("threads = 1\nthreads = 2", "this is not TOML: duplicate key", ""),
+        ] {
+            let said = problems(text);
+            assert!(said.contains(what) && said.contains(help), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_listener_that_cannot_be_is_an_error() {
+        let listen = |text: &str| problems(&format!("[[listen]]\n{text}"));
+        for (text, what, help) in [
+            ("h2c = true", "this [[listen]] has no `address`", "add one"),
+            ("address = \"8080\"", "`8080` is no address", "HOST:PORT"),
+            ("address = \"127.0.0.1:99999\"", "is no address", "HOST:PORT"),
+            ("address = \"/run/a.sock\"", "is no address", "write unix:/run/a.sock"),
+            ("address = \"unix:\"", "names no file", "unix:PATH"),
+            ("address = \"fd://\"", "names no socket", "fd://3"),
+            ("address = \":1\"\nmode = \"0600\"", "`mode` is for Unix sockets", "begin with unix:"),
+            ("address = \"unix:/a\"\nmode = 600", "a mode is octal", "write it in quotes: \"0600\""),
+            ("address = \"unix:/a\"\nmode = \"1777\"", "`1777` is no mode", "in octal"),
+            (
+                "address = \":1\"\n[[listen]]\naddress = \":1\"",
+                ":1 is listened on already, by a.toml:2",
+                "remove one",
+            ),
+        ] {
+            let said = listen(text);
+            assert!(said.contains(what) && said.contains(help), "{said}");
+        }
+        let two = settled("[[listen]]\naddress = \"127.0.0.1:0\"\n[[listen]]\naddress = \"127.0.0.1:0\"");
+        assert_eq!(two.settings.config().unwrap().listen.len(), 2, "each takes a port of its own");
+        let octal = settled("[[listen]]\naddress = \"unix:/a\"\nmode = 0o640");
+        assert_eq!(octal.settings.listen[0].mode.0, 0o640);
+        let missing = settled("[[listen]]\naddress = \"fd://987654\"").settings.config().unwrap_err();
+        assert!(missing.contains("fd://987654") && missing.contains("not open"), "{missing}");
+    }
+
+    #[test]
+    fn a_route_that_cannot_be_is_an_error() {
+        let route = |text: &str| problems(&format!("[[route]]\n{text}"));
+        for (text, what, help) in [
+            ("protocols = [\"echo\"]", "this [[route]] has no `path`", "add one"),
+            ("path = \"chat\"\nfallback = \"page\"", "`chat` is no path", "did you mean \"/chat\"?"),
+            ("path = \"/a?b\"\nfallback = \"page\"", "`/a?b` is no path", "without query"),
+            ("path = \"/a\"", "neither protocols nor a fallback", "\"websocket\""),
+            ("path = \"/a\"\nfallback = \"pages\"", "there is no `pages`", "did you mean \"page\"?"),
+            (
+                "path = \"/a\"\nprotocols = \"echo\"",
+                "it is a list of protocols, and a string",
+                "[\"websocket\"",
+            ),
+            ("path = \"/a\"\nprotocols = [\"websockets\"]", "does not speak `websockets`", "\"websocket\"?"),
+            ("path = \"/a\"\nprotocols = [\"h2c\"]", "does not speak `h2c`", "a setting of listeners"),
+            ("path = \"/a\"\nprotocols = [\"echo\", \"echo\"]", "`echo` is there twice", "remove one"),
+            (
+                "path = \"/a\"\nprotocols = [\"echo\"]\nlimits.message_max = 1",
+                "has no effect",
+                "\"websocket\"",
+            ),
+            (
+                "path = \"/a\"\nprotocols = [\"websocket\"]\nlimits.head_time = \"1s\"",
+                "unknown key `head_time`",
+                "holds for the whole server, and belongs in [limits]",
+            ),
+            (
+                "path = \"/a\"\nprotocols = [\"websocket\"]\nlimits.deflate = true",
+                "unknown key `deflate`",
+                "the route's own websocket",
+            ),
+            (
+                "path = \"/a\"\nfallback = \"page\"\n[[route]]\npath = \"/a\"\nfallback = \"page\"",
+                "there is a route for /a already, at a.toml:2",
+                "into one",
+            ),
+        ] {
+            let said = route(text);
+            assert!(said.contains(what) && said.contains(help), "{said}");
+        }
+    }
+
+    #[test]
+    fn all_errors_are_told_at_once_in_their_order() {
+        let text = "zzz = 1\n[limits]\nhead_time = 5\n[[route]]\npath = \"x\"\n[[listen]]\naddress = \"y\"\n";
+        let variables = [("SWITCHPOINT_THREADS", "many")];
+        let flags = [("--body-max", "limits.body_max", "\"1\""), ("--listen", "listen", "z")];
+        let said = layers(text, &variables, &flags).settle().unwrap_err().to_string();
+        let places: Vec<&str> =
+            said.lines().filter_map(|line| line.trim_start().strip_prefix("--> ")).collect();
+        assert_eq!(
+            places,
+            [
+                "a.toml:1:1",
+                "a.toml:3:13",
+                "a.toml:5:8",
+                "a.toml:7:11",
+                "SWITCHPOINT_THREADS",
+                "--body-max",
+                "--listen"
+            ]
+        );
+        assert!(said.contains("`threads`: `many` is not a number"), "{said}");
+    }
+
+    #[test]
+    fn what_a_variable_or_a_flag_names_replaces_the_files_listeners() {
+        let text = "[[listen]]\naddress = \":1\"\nh2c = true\n";
+        let places = |layers: Layers| -> Vec<String> {
+            layers.settle().unwrap().settings.listen.iter().map(|listen| listen.place.text()).collect()
+        };
+        let variables = [("SWITCHPOINT_LISTEN", ":2, unix:/a")];
+        assert_eq!(places(layers(text, &[], &[])), [":1"]);
+        assert_eq!(places(layers(text, &variables, &[])), [":2", "unix:/a"]);
+        let flags =
+            [("--listen", "listen", ":3"), ("--listen", "listen", ":4"), ("--listen", "listen", ":3")];
+        assert_eq!(places(layers(text, &variables, &flags)), [":3", ":4"]);
+    }
+
+    #[test]
+    fn variables_of_others_are_left_alone_and_misspelt_ones_are_not() {
+        let variables =
+            [("SWITCHPOINT_PORT", "tcp://10.0.0.1:80"), ("SWITCHPOINT_LIMITS_HEAD_TIM", "1s"), ("PATH", "/")];
+        let settled = layers("", &variables, &[]).settle().unwrap();
+        assert_eq!(
+            settled.warnings,
+            ["SWITCHPOINT_LIMITS_HEAD_TIM sets nothing; did you mean SWITCHPOINT_LIMITS_HEAD_TIME?"]
+        );
+    }
+
+    #[test]
+    fn a_routes_own_settings_come_before_the_general_ones() {
+        let text = "
+            [limits]
+            message_max = 1000
+            ping_after = \"7s\"
+            [[route]]
+            path = \"/a\"
+            protocols = [\"websocket\"]
+            limits.message_max = 2000
+        ";
+        let flags = [("--message-max", "limits.message_max", "3000")];
+        let settled = layers(text, &[], &flags).settle().unwrap();
+        let own = &settled.settings.routes[0].websocket.settings;
+        assert_eq!((own.limits.message_max, own.ping_after), (2000, Duration::from_secs(7)));
+        assert_eq!(settled.settings.websocket.settings.limits.message_max, 3000);
+    }
+
+    #[test]
+    fn an_odd_file_is_an_error_that_can_be_read() {
+        let long = format!("a = \"{}\"", "x".repeat(10_000));
+        assert!(problems(&long).len() < 1_000);
+        let hidden = "[limits]\nhead_time = \"\u{202e}\\u001b\u{e9}\" # \u{1f600}\n";
+        assert!(problems(hidden).contains("a.toml:2:13"));
+        assert!(!problems("x = '\u{1b}[31m'").contains('\u{1b}'), "{}", problems("x = '\u{1b}[31m'"));
+    }
+}
