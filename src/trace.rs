@@ -84,7 +84,7 @@ impl FromStr for Network {
             None => (text, None),
         };
         let address: IpAddr = address.parse().map_err(|_| hint())?;
-        let bits = bits.unwrap_or(width(address));
+        let bits = bits.unwrap_or_else(|| width(address));
         if bits > width(address) { Err(hint()) } else { Ok(Self { address, bits, port: None }) }
     }
 }

@@ -546,7 +546,7 @@ fn a_trace_has_the_exact_bytes_and_no_secret() {
     let asked = bytes_of(&lines[1]);
     assert_eq!(asked.len(), sent.len(), "lengths are kept");
     assert_eq!(
-        String::from_utf8(asked.clone()).unwrap(),
+        String::from_utf8(asked).unwrap(),
         sent.replace("id=geheim", "*********").replace("geheim", "******")
     );
     let redacted = lines[1]["redacted"].as_array().unwrap();

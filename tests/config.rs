@@ -300,6 +300,57 @@ switchpoint: 3 errors in the configuration
     );
 }
 
+#[cfg(all(feature = "auth", feature = "tls"))]
+#[test]
+fn a_route_lets_in_who_has_the_token_and_a_listener_speaks_tls() {
+    let folder = Folder::new("auth");
+    folder.file(
+        r#"
+        [limits]
+        handshakes_address_per_second = 1
+        handshakes_address_burst = 3
+        [[listen]]
+        address = "127.0.0.1:0"
+        [[listen]]
+        address = "127.0.0.1:0"
+        tls.self_signed = true
+        [[route]]
+        path = "/echo"
+        protocols = ["echo"]
+        auth.bearer = { tokens = ["alice:a-secret-of-some-length"] }
+        "#,
+    );
+    let program = folder.serves(&[]);
+    assert!(program.places[1].starts_with("https://"), "{:?}", program.places);
+    let asks = |fields: &str| {
+        let mut stream = TcpStream::connect(program.address()).unwrap();
+        stream.write_all(upgrade("/echo", "echo", fields).as_bytes()).unwrap();
+        let mut start = [0; 12];
+        stream.read_exact(&mut start).unwrap();
+        String::from_utf8_lossy(&start).into_owned()
+    };
+    assert_eq!(asks(""), "HTTP/1.1 401");
+    assert_eq!(asks("Authorization: Bearer a-secret-of-another\r\n"), "HTTP/1.1 401");
+    assert_eq!(asks("Authorization: Bearer a-secret-of-some-length\r\n"), "HTTP/1.1 101");
+    assert_eq!(asks("Authorization: Bearer a-secret-of-some-length\r\n"), "HTTP/1.1 429", "the file's limit");
+    let tls: SocketAddr = program.places[1].strip_prefix("https://").unwrap().parse().unwrap();
+    let answer = ask(TcpStream::connect(tls).unwrap(), &get("/echo"));
+    assert!(answer.contains("reason: tls-required"), "{answer:?}");
+    program.end();
+    let shown = folder.ends(&["print-config", "--config", "a.toml"]);
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert!(shown.contains("[redacted]") && !shown.contains("a-secret"), "{shown}");
+    folder.file(
+        "[[listen]]\naddress = \":1\"\ntls.certificates = [{ chain = \"no.pem\", key = \"no.key\" }]\n",
+    );
+    let missing = folder.ends(&["check-config", "a.toml"]);
+    let said = String::from_utf8_lossy(&missing.stderr).into_owned();
+    assert!(
+        missing.status.code() == Some(2) && said.contains("a.toml:3: ") && said.contains("no."),
+        "{said}"
+    );
+}
+
 #[test]
 fn a_unix_socket_beside_tcp_each_with_its_own_h2c() {
     let folder = Folder::new("unix");

@@ -6,6 +6,8 @@ mod client;
 mod config;
 mod connect;
 mod ctl;
+mod debug_head;
+mod doctor;
 mod log;
 mod print_config;
 mod replay;
@@ -40,6 +42,13 @@ enum Command {
     Ctl(ctl::Arguments),
     /// Records the exact bytes around a switch on a running server, by its admin socket.
     Trace(trace::Arguments),
+    /// Examines the upgrades of any server: some 180 probes, each with the rule that it is about.
+    ///
+    /// The exit code is 0 if no MUST failed, 1 if one did, 2 for arguments that cannot be followed, 3 if there was no
+    /// connection, and 4 if what is at the URL does not switch.
+    Doctor(doctor::Arguments),
+    /// Draws one handshake: name, connection, TLS, and each field with what it means.
+    Explain(doctor::explain::Arguments),
     /// Looks for errors in a file of settings, and in the environment and the flags over it. Exit code 0 without, 2 with.
     CheckConfig(check_config::Arguments),
     /// Prints every setting that holds, and where it comes from: default, file and line, variable or flag.
@@ -55,6 +64,8 @@ pub(crate) fn run() -> ExitCode {
     let cli = Cli::parse();
     match cli.command {
         Some(Command::Serve(arguments)) => serve::run(&arguments),
+        Some(Command::Doctor(arguments)) => doctor::run(&arguments),
+        Some(Command::Explain(arguments)) => doctor::explain::run(&arguments),
         Some(Command::CheckConfig(arguments)) => check_config::run(arguments),
         Some(Command::PrintConfig(arguments)) => print_config::run(&arguments),
         Some(Command::Connect(arguments)) => connect::run(arguments),

@@ -29,6 +29,7 @@ use switchpoint::{
 use super::{
     admin,
     config::{Layers, Settled},
+    debug_head,
     log::{self, Log},
 };
 
@@ -91,6 +92,10 @@ pub(super) struct Arguments {
     /// [default: 64KiB].
     #[arg(long, value_name = "SIZE")]
     body_max: Option<String>,
+    /// Sends back at this path, which nothing else may have, the head of each request, as it arrived, for
+    /// `switchpoint explain --through`. What could be a secret is left out. Off by default.
+    #[arg(long, value_name = "PATH", value_parser = path)]
+    debug_head: Option<String>,
     #[cfg(feature = "tls")]
     #[command(flatten)]
     tls: super::tls::TlsArguments,
@@ -107,6 +112,14 @@ pub(super) struct Arguments {
 fn setting(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("a setting is KEY=VALUE, such as limits.head_time=5s")?;
     Ok((key.trim().to_owned(), value.trim().to_owned()))
+}
+
+fn path(text: &str) -> Result<String, String> {
+    if text.starts_with('/') && !text.contains(['?', '#', ' ']) {
+        Ok(text.to_owned())
+    } else {
+        Err("a path begins with `/`".into())
+    }
 }
 
 impl Arguments {
@@ -196,7 +209,16 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
     };
     let handshakes = Handshakes::new();
     let shown = (config.telemetry.recent_handshakes > 0).then(|| handshakes.clone());
-    let server = match Server::start(config, move |_core| settings.registry(shown.as_ref())) {
+    // It lives as long as the process.
+    let debug_head: Option<&'static str> = arguments.debug_head.clone().map(|path| &*path.leak());
+    let registry = move |_core| {
+        let registry = settings.registry(shown.as_ref());
+        match debug_head {
+            Some(path) => registry.get(path, debug_head::answer),
+            None => registry,
+        }
+    };
+    let server = match Server::start(config, registry) {
         Ok(server) => server,
         Err(error) => return fail(&error.to_string()),
     };

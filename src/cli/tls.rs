@@ -15,20 +15,20 @@ pub(super) struct TlsArguments {
     /// several names: a client gets the one for the name that it asks for, or else the first. Read anew when it changes,
     /// and with SIGHUP.
     #[arg(long, value_name = "FILE", requires = "tls_key")]
-    pub(super) tls_cert: Vec<PathBuf>,
+    tls_cert: Vec<PathBuf>,
     /// The certificate's private key in PEM; for each `--tls-cert` one, in the same order.
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
-    pub(super) tls_key: Vec<PathBuf>,
+    tls_key: Vec<PathBuf>,
     /// Authorities whose certificates clients may show, in PEM.
     #[arg(long, value_name = "FILE")]
-    pub(super) tls_client_ca: Option<PathBuf>,
+    tls_client_ca: Option<PathBuf>,
     /// Clients have to show a certificate; one that does not is refused.
     #[arg(long, requires = "tls_client_ca")]
-    pub(super) tls_client_required: bool,
+    tls_client_required: bool,
     /// TLS with a certificate that is made now, for `localhost` and its addresses, and trusted by nobody: for
     /// development. Its fingerprint is printed.
     #[arg(long, conflicts_with_all = ["tls_cert", "tls_key"])]
-    pub(super) self_signed: bool,
+    self_signed: bool,
 }
 
 impl TlsArguments {

@@ -7,8 +7,11 @@ use switchpoint::{Driver, protocols::websocket::WhenFull};
 
 use super::{
     Settings, WebSockets,
-    kind::{Given, Kind, Wrong, count, filter, origins, size, switch, time, time_or_never, word},
+    kind::{Given, Kind, Wrong, count, filter, networks, origins, size, switch, time, time_or_never, word},
 };
+
+/// Sets a value.
+type Set<S> = dyn Fn(&mut S, &Given<'_>) -> Result<(), Wrong>;
 
 /// A setting of `S`.
 pub(super) struct Key<S> {
@@ -16,7 +19,7 @@ pub(super) struct Key<S> {
     pub(super) table: &'static str,
     pub(super) name: &'static str,
     pub(super) means: &'static str,
-    pub(super) set: Box<dyn Fn(&mut S, &Given<'_>) -> Result<(), Wrong>>,
+    pub(super) set: Box<Set<S>>,
     /// Its value as TOML.
     pub(super) show: Box<dyn Fn(&mut S) -> String>,
 }
@@ -102,6 +105,104 @@ pub(super) fn of_server() -> Vec<Key<Settings>> {
             count(0, u64::MAX),
             |s| &mut s.config.connections_max,
             "Connections in all; beyond it new ones get 503. 0 for what the descriptor limit allows.",
+        ),
+        Key::new(
+            "limits",
+            "connections_core",
+            count(0, u64::MAX),
+            |s| &mut s.config.limits.connections_core,
+            "Connections of one core; beyond it 503. 0 for no limit, as for all of the following.",
+        ),
+        Key::new(
+            "limits",
+            "connections_address",
+            count(0, u32::MAX.into()),
+            |s| &mut s.config.limits.connections_address,
+            "Connections of one address; beyond it 429.",
+        ),
+        Key::new(
+            "limits",
+            "half_open",
+            count(0, u64::MAX),
+            |s| &mut s.config.limits.half_open,
+            "Connections whose first request has not arrived whole, in all; beyond it 503.",
+        ),
+        Key::new(
+            "limits",
+            "half_open_address",
+            count(0, u32::MAX.into()),
+            |s| &mut s.config.limits.half_open_address,
+            "The same of one address; beyond it 429.",
+        ),
+        Key::new(
+            "limits",
+            "handshakes_per_second",
+            count(0, u32::MAX.into()),
+            |s| &mut s.config.limits.handshakes.per_second,
+            "Requests for a switch, in all; beyond it 503.",
+        ),
+        Key::new(
+            "limits",
+            "handshakes_burst",
+            count(0, u32::MAX.into()),
+            |s| &mut s.config.limits.handshakes.burst,
+            "How many of them may come at once; 0 for as many as in a second.",
+        ),
+        Key::new(
+            "limits",
+            "handshakes_address_per_second",
+            count(0, u32::MAX.into()),
+            |s| &mut s.config.limits.handshakes_address.per_second,
+            "Requests for a switch of one address; beyond it 429.",
+        ),
+        Key::new(
+            "limits",
+            "handshakes_address_burst",
+            count(0, u32::MAX.into()),
+            |s| &mut s.config.limits.handshakes_address.burst,
+            "How many of them may come at once; 0 for as many as in a second.",
+        ),
+        Key::new(
+            "limits",
+            "ipv4_prefix",
+            count(1, 32),
+            |s| &mut s.config.limits.ipv4_prefix,
+            "How many bits of an IPv4 address are one address.",
+        ),
+        Key::new(
+            "limits",
+            "ipv6_prefix",
+            count(1, 128),
+            |s| &mut s.config.limits.ipv6_prefix,
+            "How many bits of an IPv6 address are one address; one site has 64.",
+        ),
+        Key::new(
+            "limits",
+            "exempt",
+            networks(),
+            |s| &mut s.config.limits.exempt,
+            "Networks whose addresses have no limits of their own, such as those of proxies and monitoring.",
+        ),
+        Key::new(
+            "limits",
+            "addresses_max",
+            count(16, 1 << 32),
+            |s| &mut s.config.limits.addresses_max,
+            "Addresses that are told apart at one time; who comes beyond them has only the limits in all.",
+        ),
+        Key::new(
+            "limits",
+            "memory_max",
+            size(0, u64::MAX),
+            |s| &mut s.config.limits.memory_max,
+            "Resident memory of the process above which new connections and switches get 503; 0 for no limit.",
+        ),
+        Key::new(
+            "limits",
+            "session_time",
+            time_or_never(Duration::from_secs(1)),
+            |s| &mut s.config.limits.session_time,
+            "How long a session may last, whatever it speaks, before it is told goodbye as in a drain.",
         ),
         Key::new(
             "limits",

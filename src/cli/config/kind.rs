@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use switchpoint::protocols::websocket::Origins;
+use switchpoint::{Network, protocols::websocket::Origins};
 use toml::de::DeValue;
 use tracing_subscriber::EnvFilter;
 
@@ -27,9 +27,12 @@ impl Wrong {
     }
 }
 
+/// Reads a value.
+type Read<T> = dyn Fn(&Given<'_>) -> Result<T, Wrong>;
+
 /// A kind of value.
 pub(super) struct Kind<T> {
-    pub(super) read: Box<dyn Fn(&Given<'_>) -> Result<T, Wrong>>,
+    pub(super) read: Box<Read<T>>,
     /// As TOML.
     pub(super) show: Box<dyn Fn(&T) -> String>,
 }
@@ -58,7 +61,7 @@ fn parse_size(text: &str, help: &str) -> Result<u64, Wrong> {
 
 fn show_size(size: u64) -> String {
     for (shift, unit) in [(30, "GiB"), (20, "MiB"), (10, "KiB")] {
-        if size > 0 && size % (1 << shift) == 0 {
+        if size > 0 && size.is_multiple_of(1 << shift) {
             return format!("{}{unit}", size >> shift);
         }
     }
@@ -231,6 +234,29 @@ pub(super) fn origins() -> Kind<Origins> {
         Origins::List(list) => show_list(list.iter().map(String::as_str)),
     };
     Kind { read: Box::new(read), show: Box::new(show) }
+}
+
+/// Networks of addresses.
+pub(super) fn networks() -> Kind<Vec<Network>> {
+    let show = |networks: &Vec<Network>| {
+        let networks: Vec<String> = networks.iter().map(ToString::to_string).collect();
+        show_list(networks.iter().map(String::as_str))
+    };
+    Kind { read: Box::new(read_networks), show: Box::new(show) }
+}
+
+fn read_networks(given: &Given<'_>) -> Result<Vec<Network>, Wrong> {
+    const HELP: &str = "write a list such as [\"10.0.0.0/8\", \"fd00::/8\", \"127.0.0.1\"]";
+    let list: Vec<String> = match given {
+        Given::Text(text) => {
+            text.split(',').map(|item| item.trim().to_owned()).filter(|item| !item.is_empty()).collect()
+        }
+        Given::Toml(value) => strings(value, "a list of networks", HELP)?,
+    };
+    let network = |text: &String| {
+        text.parse().map_err(|fault| Wrong::new(format!("`{text}` is no network: {fault}"), HELP))
+    };
+    list.iter().map(network).collect()
 }
 
 fn is_origin(text: &str) -> bool {

@@ -7,12 +7,15 @@
 //! | `keys.rs` | every key: what it sets, and what it means |
 //! | `kind.rs` | what a value can be: how it is read and written |
 //! | `file.rs` | a file, with a view of where everything in it stands |
-//! | `listen.rs` `route.rs` | `[[listen]]`, `[[route]]` |
+//! | `listen.rs` `tls.rs` | `[[listen]]` |
+//! | `route.rs` `auth.rs` | `[[route]]` |
 //! | `print.rs` | what holds, and the sample file |
 //! | `problem.rs` | what is wrong, and how it is said |
 //!
 //! Everything that is wrong is found before anything is said.
 
+#[cfg(feature = "auth")]
+mod auth;
 mod file;
 mod keys;
 mod kind;
@@ -20,8 +23,10 @@ mod listen;
 mod print;
 mod problem;
 mod route;
+#[cfg(feature = "tls")]
+mod tls;
 
-use std::{collections::BTreeMap, fs::File as OpenFile, io::Read, path::Path};
+use std::{collections::BTreeMap, fs::File as OpenFile, io::Read, ops::Range, path::Path};
 
 use switchpoint::{
     Config, Listener, Registry,
@@ -106,6 +111,18 @@ impl Settings {
             listen.extend(listener.listeners(self.h2c)?);
         }
         Ok(Config { listen, ..self.config.clone() })
+    }
+
+    /// Whether the files of certificates can be used.
+    ///
+    /// # Errors
+    /// The first that cannot.
+    pub(crate) fn check_certificates(&self) -> Result<(), String> {
+        #[cfg(feature = "tls")]
+        for (tls, at) in self.listen.iter().filter_map(|listen| listen.tls.as_ref()) {
+            tls.acceptor().map_err(|error| format!("{at}: {error}"))?;
+        }
+        Ok(())
     }
 
     /// What is served; where the page shows them, with the server's recent handshakes.
@@ -201,7 +218,40 @@ impl Layers {
             Source::File { span, .. } => (0, span.start),
             _ => (1, 0),
         });
-        Err(Problems { file: self.file, list: problems })
+        let secrets = match (root, &self.file) {
+            (Some((root, _)), _) => secrets(root),
+            // What it is not known to be may be one.
+            (None, file) => std::iter::once(0..file.as_ref().map_or(0, |file| file.text.len())).collect(),
+        };
+        Err(Problems { file: self.file, secrets, list: problems })
+    }
+}
+
+/// Where a file has strings that may be secrets: in routes, all but what is known to be none.
+fn secrets(root: &DeTable<'_>) -> Vec<Range<usize>> {
+    let mut found = Vec::new();
+    for (_, value) in root.iter().filter(|(name, _)| name.get_ref() == "route") {
+        let DeValue::Array(routes) = value.get_ref() else {
+            strings(value, &mut found);
+            continue;
+        };
+        for route in routes.iter() {
+            let DeValue::Table(entries) = route.get_ref() else { continue };
+            let known = |name: &str| ["path", "protocols", "fallback", "limits", "websocket"].contains(&name);
+            for (_, value) in entries.iter().filter(|(name, _)| !known(name.get_ref())) {
+                strings(value, &mut found);
+            }
+        }
+    }
+    found
+}
+
+fn strings(value: &toml::Spanned<DeValue<'_>>, found: &mut Vec<Range<usize>>) {
+    match value.get_ref() {
+        DeValue::String(_) => found.push(value.span()),
+        DeValue::Array(items) => items.iter().for_each(|item| strings(item, found)),
+        DeValue::Table(entries) => entries.iter().for_each(|(_, value)| strings(value, found)),
+        _ => {}
     }
 }
 
@@ -476,28 +526,6 @@ mod tests {
         line.split_whitespace().collect::<Vec<_>>().join(" ")
     }
 
-    #[cfg(feature = "tls")]
-    #[test]
-    fn a_listener_may_speak_tls() {
-        let text = "[[listen]]\naddress = \":1\"\nself_signed = true\n\n[[listen]]\naddress = \":2\"\n";
-        let settled = settled(text);
-        let config = settled.settings.config().unwrap();
-        assert_eq!(config.listen.iter().map(Listener::is_secure).collect::<Vec<_>>(), [true, false]);
-        assert_eq!(printed(&settled, "self_signed"), "self_signed = true # a.toml:3");
-
-        let listen = "[[listen]]\naddress = \":1\"\n";
-        for (keys, what) in [
-            ("tls_cert = \"/nowhere.pem\"\ntls_key = [\"/nowhere.key\"]\n", "cannot read /nowhere.pem"),
-            ("tls_cert = [\"/a\", \"/b\"]\ntls_key = \"/a\"\n", "2 --tls-cert and 1 --tls-key"),
-            ("tls_client_ca = \"/a\"\n", "of use with --tls-cert only"),
-            ("tls_cert = 5\n", "`listen.tls_cert`"),
-            ("tls_certs = \"/a\"\n", "did you mean `tls_cert`?"),
-        ] {
-            let found = problems(&format!("{listen}{keys}"));
-            assert!(found.contains(what) && found.contains("a.toml:3"), "{found}");
-        }
-    }
-
     #[test]
     fn a_flag_comes_before_the_environment_before_the_file_before_the_default() {
         let text = "[limits]\nhead_time = \"1s\"\nidle_time = \"2s\"\nwrite_time = \"3s\"\n";
@@ -537,7 +565,11 @@ mod tests {
                 }
                 _ => "70000",
             };
-            let other = if matches!(key.name, "threads" | "fields_max") { "7" } else { other };
+            let other = match key.name {
+                "threads" | "fields_max" | "ipv4_prefix" | "ipv6_prefix" => "7",
+                "exempt" => "[\"10.0.0.0/8\"]",
+                _ => other,
+            };
             let text = match key.table {
                 "" => format!("{} = {other}\n", key.name),
                 table => format!("[{table}]\n{} = {other}\n", key.name),
@@ -549,6 +581,7 @@ mod tests {
             assert_ne!(shown, default, "{}", key.full());
             let plain = match other {
                 "[\"https://a.example\"]" => "https://a.example",
+                "[\"10.0.0.0/8\"]" => "10.0.0.0/8",
                 other => other.trim_matches('"'),
             };
             let also = [("--h2c", "http2.h2c", "true")];
@@ -830,6 +863,85 @@ mod tests {
         let own = &settled.settings.routes[0].websocket.settings;
         assert_eq!((own.limits.message_max, own.ping_after), (2000, Duration::from_secs(7)));
         assert_eq!(settled.settings.websocket.settings.limits.message_max, 3000);
+    }
+
+    #[cfg(feature = "tls")]
+    #[test]
+    fn a_listener_has_tls_and_proxies() {
+        let text = "
+            [[listen]]
+            address = \":1\"
+            proxy_protocol = [\"10.0.0.0/8\"]
+            tls = { self_signed = true, http2 = false }
+        ";
+        let loaded = settled(text);
+        let config = loaded.settings.config().unwrap();
+        assert!(config.listen[0].is_secure());
+        assert_eq!(config.listen[0].proxy_protocol, ["10.0.0.0/8".parse().unwrap()]);
+        let printed = effective(&loaded);
+        assert!(
+            printed.contains("tls.self_signed = true") && printed.contains("tls.http2 = false"),
+            "{printed}"
+        );
+        assert!(settled(&printed).settings.config().unwrap().listen[0].is_secure());
+        let listen = |text: &str| problems(&format!("[[listen]]\naddress = \":1\"\n{text}"));
+        for (text, what, help) in [
+            ("tls = true", "it is a table, and true or false was given", "[listen.tls]"),
+            ("tls = {}", "`listen.tls` has no certificate", "self_signed = true"),
+            ("tls = { certificates = [{ chain = \"a\" }] }", "has no `key`", "in PEM"),
+            ("tls = { self_signd = true }", "unknown key `self_signd`", "did you mean `self_signed`?"),
+            (
+                "tls = { self_signed = true, client_required = true }",
+                "would refuse everybody",
+                "client_authorities",
+            ),
+            ("proxy_protocol = [\"10.0.0.0/99\"]", "`10.0.0.0/99` is no network", "10.0.0.0/8"),
+        ] {
+            let said = listen(text);
+            assert!(said.contains(what) && said.contains(help), "{said}");
+        }
+        let missing =
+            "[[listen]]\naddress = \":1\"\ntls.certificates = [{ chain = \"/no/a\", key = \"/no/b\" }]";
+        let said = settled(missing).settings.config().unwrap_err();
+        assert!(said.starts_with("a.toml:3: ") && said.contains("/no/"), "{said}");
+    }
+
+    #[cfg(feature = "auth")]
+    #[test]
+    fn a_route_has_its_guard_and_secrets_are_not_printed() {
+        let text = "
+            [[route]]
+            path = \"/a\"
+            protocols = [\"echo\"]
+            auth.bearer = { tokens = [\"alice:a-secret-of-some-length\"], realm = \"here\" }
+        ";
+        let loaded = settled(text);
+        let printed = effective(&loaded);
+        assert!(printed.contains("auth = { bearer = {") && printed.contains("realm = \"here\""), "{printed}");
+        assert!(printed.contains("[redacted]") && !printed.contains("a-secret-of"), "{printed}");
+        assert!(printed.contains("# a.toml:5"), "{printed}");
+        drop(loaded.settings.registry(None));
+        let route =
+            |text: &str| problems(&format!("[[route]]\npath = \"/a\"\nprotocols = [\"echo\"]\n{text}"));
+        for (text, what) in [
+            ("auth = 1", "it is a table, and a number was given"),
+            ("auth = {}", "it names no kind"),
+            ("auth.bearr = {}", "unknown field `bearr`"),
+            ("auth.bearer = { tokns = [] }", "unknown field `tokns`"),
+            ("auth.bearer = { tokens = [1] }", "invalid type"),
+            (
+                "auth.bearer = { tokens = \"bob:a-secret-of-bob\" }",
+                "a string was given, and it is a sequence",
+            ),
+            ("auth.bearer = { tokens = ['bob:a-secret-of-bob'], x = 1 }", "unknown field `x`"),
+            ("auth.bearer = { tokens = ['bob:a-secret-of-bob'], x = }", "this is not TOML"),
+            ("oauth.bearer = { tokens = ['bob:a-secret-of-bob'] }", "unknown key `oauth`"),
+            ("auth.bearer = { file = \"/no/such/file\" }", "`route.auth.bearer`: "),
+        ] {
+            let said = route(text);
+            assert!(said.contains(what) && said.contains("a.toml:4:"), "{said}");
+            assert!(!said.contains("a-secret"), "{said}");
+        }
     }
 
     #[test]

@@ -59,6 +59,8 @@ pub(super) struct Problem {
 #[derive(Debug)]
 pub(crate) struct Problems {
     pub(super) file: Option<File>,
+    /// Where the file has values that are nobody's business: what is quoted there is not shown.
+    pub(super) secrets: Vec<Range<usize>>,
     pub(super) list: Vec<Problem>,
 }
 
@@ -68,7 +70,7 @@ impl fmt::Display for Problems {
             let readable = |text: &str| text.chars().map(shown).collect::<String>();
             writeln!(f, "error: {}", readable(&problem.what))?;
             let margin = match (&problem.at, &self.file) {
-                (Source::File { span, .. }, Some(file)) => excerpt(f, file, span)?,
+                (Source::File { span, .. }, Some(file)) => excerpt(f, file, span, &self.secrets)?,
                 (Source::Default, _) => 1,
                 (source, _) => {
                     writeln!(f, " --> {source}")?;
@@ -85,10 +87,14 @@ impl fmt::Display for Problems {
 }
 
 /// The line, and what of it is meant. Tells how wide its margin is.
-fn excerpt(f: &mut fmt::Formatter<'_>, file: &File, span: &Range<usize>) -> Result<usize, fmt::Error> {
+fn excerpt(
+    f: &mut fmt::Formatter<'_>,
+    file: &File,
+    span: &Range<usize>,
+    secrets: &[Range<usize>],
+) -> Result<usize, fmt::Error> {
     let (number, column) = file.line_and_column(span.start);
-    let line: String =
-        file.text.lines().nth(number - 1).unwrap_or("").chars().take(LINE_MAX).map(shown).collect();
+    let line = line_of(file, number, secrets);
     let (_, end) = file.line_and_column(span.end);
     let is_one_line = file.line_and_column(span.end).0 == number;
     let end = if is_one_line { end } else { line.trim_end().chars().count() + 1 };
@@ -104,6 +110,19 @@ fn excerpt(f: &mut fmt::Formatter<'_>, file: &File, span: &Range<usize>) -> Resu
         writeln!(f, "{margin} | {indent}{marks}")?;
     }
     Ok(margin.len())
+}
+
+/// A line as it can be shown.
+fn line_of(file: &File, number: usize, secrets: &[Range<usize>]) -> String {
+    let start: usize = file.text.split_inclusive('\n').take(number - 1).map(str::len).sum();
+    let line = file.text[start..].lines().next().unwrap_or("");
+    let mut is_quoted = false;
+    let show = |(at, char): (usize, char)| {
+        let is_secret = secrets.iter().any(|secret| secret.contains(&(start + at)));
+        is_quoted ^= is_secret && matches!(char, '"' | '\'');
+        if is_secret && is_quoted && !matches!(char, '"' | '\'') { '*' } else { shown(char) }
+    };
+    line.char_indices().take(LINE_MAX).map(show).collect()
 }
 
 /// What was given is shown as far as it can be read; it neither moves the cursor nor turns the line around.

@@ -24,6 +24,9 @@ pub(crate) struct Route {
     pub(super) websocket: WebSockets,
     /// What of it is the route's own: table, name, value, source.
     pub(super) own: Vec<(&'static str, &'static str, String, Source)>,
+    /// Who may pass; everybody.
+    #[cfg(feature = "auth")]
+    pub(super) auth: Option<(switchpoint::authorize::Settings, Source)>,
     pub(super) at: Source,
 }
 
@@ -70,6 +73,9 @@ impl Fallback {
     }
 }
 
+#[cfg(feature = "auth")]
+pub(super) const KEYS: &[&str] = &["path", "protocols", "fallback", "websocket", "limits", "auth"];
+#[cfg(not(feature = "auth"))]
 pub(super) const KEYS: &[&str] = &["path", "protocols", "fallback", "websocket", "limits"];
 
 impl Route {
@@ -81,6 +87,8 @@ impl Route {
             fallback,
             websocket: websocket.clone(),
             own: Vec::new(),
+            #[cfg(feature = "auth")]
+            auth: None,
             at: Source::Default,
         };
         vec![
@@ -114,6 +122,10 @@ impl Route {
                 }
                 Protocol::Echo => registry.at(path(), Echo),
             };
+        }
+        #[cfg(feature = "auth")]
+        if let Some((auth, _)) = &self.auth {
+            return super::auth::guard(registry, path(), auth);
         }
         registry
     }
@@ -167,13 +179,28 @@ fn one(reader: &mut Reader<'_>, table: &Table<'_>, general: &WebSockets) -> Opti
         }
         settings(reader, name, &part, &mut websocket, &mut own);
     }
+    #[cfg(feature = "auth")]
+    let auth = match table.get("auth") {
+        // One that cannot be read is an error, so that no path is open for want of it.
+        Some(value) => super::auth::read(reader, value).map(|auth| (auth, reader.source(value))),
+        None => None,
+    };
     let (path, protocols, fallback) = (path?, protocols?, fallback?);
     if protocols.is_empty() && fallback.is_none() {
         let what = format!("the route {path} has neither protocols nor a fallback: nothing is there");
         reader.problem(what, at, "add protocols = [\"websocket\"], or a fallback such as \"page\"");
         return None;
     }
-    Some(Route { path, protocols, fallback, websocket, own, at })
+    Some(Route {
+        path,
+        protocols,
+        fallback,
+        websocket,
+        own,
+        #[cfg(feature = "auth")]
+        auth,
+        at,
+    })
 }
 
 /// The settings that a route has of its own.

@@ -11,7 +11,7 @@ pub(super) struct Recorded {
     pub(super) session: String,
     /// `1.1` or `2`.
     pub(super) http: String,
-    /// The request's head, and what came with it.
+    /// The request's head and body.
     pub(super) request: Vec<u8>,
     /// Where in the request something was replaced by asterisks.
     pub(super) redacted: Vec<usize>,
@@ -82,11 +82,12 @@ pub(super) fn read(input: impl BufRead) -> Result<Vec<Recorded>, String> {
                 last.insert(session, found.len());
                 found.push(recorded);
             }
-            "response" | "switched" | "frame" | "data" | "end" => {
+            "body" | "response" | "switched" | "frame" | "data" | "end" => {
                 let Some(recorded) = last.get(&session).and_then(|at| found.get_mut(*at)) else {
                     return Err(wrong(&format!("there is no request of session {session:?} before it")));
                 };
                 match kind {
+                    "body" => recorded.request.extend(bytes()?),
                     "response" => recorded.response.extend(bytes()?),
                     "switched" => recorded.token = Some(text("token")),
                     "end" => recorded.why = Some(text("why")),
@@ -115,6 +116,7 @@ mod tests {
 {"kind":"request","session":"a","t":0.0,"http":"1.1","dir":"in","bytes":"R0VU","redacted":[{"what":"cookie","at":2,"length":1}]}
 {"kind":"request","session":"b","t":0.0,"http":"1.1","dir":"in","bytes":""}
 
+{"kind":"body","session":"a","t":0.0,"dir":"in","bytes":"Kg=="}
 {"kind":"response","session":"a","t":0.1,"dir":"out","bytes":"SFRUUA=="}
 {"kind":"switched","session":"a","t":0.1,"token":"echo","new":1}
 {"kind":"smell","session":"a"}
@@ -124,7 +126,7 @@ mod tests {
         let found = read(file.as_bytes()).unwrap();
         assert_eq!(found.len(), 2);
         let first = &found[0];
-        assert_eq!((&*first.session, &*first.request, &*first.redacted), ("a", &b"GET"[..], &[2][..]));
+        assert_eq!((&*first.session, &*first.request, &*first.redacted), ("a", &b"GET*"[..], &[2][..]));
         assert_eq!((&*first.response, first.token.as_deref()), (&b"HTTP"[..], Some("echo")));
         assert_eq!(first.why.as_deref(), Some("closed"));
         let moves: Vec<_> = first.moves.iter().map(|m| (m.at, m.is_client, m.is_whole())).collect();
