@@ -520,7 +520,7 @@ impl Exchange<'_> {
             || matches!(response.status, 400 | 408 | 413 | 429 | 500 | 503)
             || request.method() == "CONNECT";
         let keeps =
-            request.head.keep_alive && body_is_read && !has_early_bytes && !is_final && !worker.is_draining();
+            request.head.keep_alive && body_is_read && !has_early_bytes && !is_final && !worker.is_ending();
         let connection = match (keeps, offered.is_some()) {
             (true, false) => None,
             (true, true) => Some("upgrade"),

@@ -83,7 +83,6 @@ pub mod ws;
 /// The runtime, in the version that connections need; for timers and files in handlers.
 pub use monoio;
 
-pub use bound::HandedOver;
 pub use buffer::ReadBuf;
 pub use config::{Address, Config, Http2, Listener, Telemetry, UNIX_MODE};
 pub use error::Error;

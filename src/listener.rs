@@ -53,11 +53,6 @@ impl Listening {
         }
     }
 
-    /// Whether another process accepts from the socket, too.
-    pub(crate) fn is_handed_over(&self) -> bool {
-        self.bound.is_handed_over()
-    }
-
     /// Waits, after the [`stop`](Self::stop), until nothing holds the socket for it: tasks that the runtime still has at
     /// its end are forgotten with all that they have.
     pub(crate) async fn ended(self) {

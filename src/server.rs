@@ -4,6 +4,7 @@ use std::{
     io,
     net::SocketAddr,
     ops::RangeInclusive,
+    os::fd::OwnedFd,
     panic,
     rc::Rc,
     sync::{
@@ -20,7 +21,7 @@ use crate::tls::{
     watch::{self, Watch},
 };
 use crate::{
-    Address, Config, Driver, HandedOver, Listener, Registry, Stats, Token,
+    Address, Config, Driver, Listener, Registry, Stats, Token,
     bound::{Bound, Place},
     limits::Admission,
     listener::{self, Listening},
@@ -128,6 +129,12 @@ impl Handle {
         self.give(Command::Drain);
     }
 
+    /// How often each worker has ticked so far; `None` for one that has ended. One whose number stays the same for longer
+    /// than some [ticks](Worker::TICK) is stuck in a handler that blocks its thread.
+    pub fn ticks(&self) -> Vec<Option<u64>> {
+        self.workers.iter().map(|control| control.ticks()).collect()
+    }
+
     /// Cuts everything at once.
     pub fn stop(&self) {
         self.give(Command::Stop);
@@ -203,23 +210,33 @@ impl Server {
         config: Config,
         registry: impl Fn(usize) -> Registry + Send + Sync + 'static,
     ) -> Result<Self, StartError> {
+        Self::take_over(config, Vec::new(), registry)
+    }
+
+    /// As [`start`](Self::start), with the [`sockets`](Self::sockets) of a server that is about to
+    /// [`retire`](Self::retire), of this process or another one: an address of `config` that one of them has is not bound
+    /// again, and connections that wait there are not lost. Those that `config` has no use for are ended once the server
+    /// runs. Nothing is accepted before all workers are ready; so if it fails, nothing has happened to the sockets.
+    ///
+    /// # Errors
+    /// As `start`.
+    pub fn take_over(
+        config: Config,
+        mut sockets: Vec<OwnedFd>,
+        registry: impl Fn(usize) -> Registry + Send + Sync + 'static,
+    ) -> Result<Self, StartError> {
         if config.listen.is_empty() {
             return Err(StartError::NoAddress);
         }
         let count = config.workers();
-        let mut bound = Vec::new();
-        for Listener { address, .. } in &config.listen {
-            bound.push(Arc::new(Bound::new(address, count).map_err(|source| {
-                let address = address.clone();
-                StartError::Listen { address, source }
-            })?));
-        }
+        let bound = bind(&config.listen, count, &mut sockets)?;
         let addresses = bound.iter().filter_map(|bound| match &bound.place {
             Place::Tcp(address) => Some(*address),
             Place::Unix(_) => None,
         });
         let cores = core_affinity::get_core_ids().filter(|cores| config.pinned && cores.len() >= count);
         let registry = Arc::new(registry);
+        let mut all_go = Vec::new();
         let admission = Arc::new(Admission::new(&config));
         let mut server = Self {
             addresses: addresses.collect(),
@@ -245,6 +262,8 @@ impl Server {
             let admission = Arc::clone(&admission);
             let control = Arc::new(Control::default());
             let (started, starting) = mpsc::sync_channel(1);
+            let (go, may_go) = mpsc::sync_channel(1);
+            all_go.push(go);
             let thread = thread::Builder::new().name(format!("switchpoint-{index}")).spawn({
                 let (control, bound) = (Arc::clone(&control), server.bound.clone());
                 move || {
@@ -252,15 +271,15 @@ impl Server {
                         // Where it is refused the worker runs all the same, only less evenly.
                         core_affinity::set_for_current(core);
                     }
-                    let mut started = Some(started);
+                    let mut start = Some((started, may_go));
                     let make = || {
                         let (config, admission) = (config.clone(), Arc::clone(&admission));
                         Worker::of_server(index as u32, config, registry(index), admission)
                     };
-                    while !run_worker(&config, make, (index, &bound), &control, &mut started) {
+                    while !run_worker(&config, make, (index, &bound), &control, &mut start) {
                         tracing::error!(worker = index, "the worker lost its connections, and starts anew");
                     }
-                    control.ends();
+                    control.end();
                 }
             })?;
             server.threads.push(thread);
@@ -281,6 +300,14 @@ impl Server {
                 }
             }
         }
+        for go in all_go {
+            // It fails only if the worker has panicked meanwhile, which it has said.
+            let _ = go.send(());
+        }
+        for socket in sockets {
+            // As for `Bound::close`.
+            let _ = rustix::net::shutdown(&socket, rustix::net::Shutdown::Both);
+        }
         Ok(server)
     }
 
@@ -297,15 +324,26 @@ impl Server {
         })
     }
 
-    /// The sockets that it listens on, for another process to go on with, as [`Address::Inherited`]. From now on they are
-    /// not this server's to end: a drain begins with an end of accepting, serves who is there already for the
-    /// [`drain_delay`](Config::drain_delay), and nobody who connects meanwhile is refused. A Unix socket keeps its file.
+    /// The sockets that it listens on, for another process to go on with ([`take_over`](Self::take_over)), and then to
+    /// [`retire`](Self::retire). Those that are [inherited](Address::Inherited) are not among them: who has passed them to
+    /// this process has them still.
     ///
     /// # Errors
     /// If there are no descriptors left.
-    pub fn hand_over(&self) -> io::Result<Vec<HandedOver>> {
-        let each = self.bound.iter().enumerate();
-        each.map(|(listener, bound)| Ok(HandedOver { listener, sockets: bound.hand_over()? })).collect()
+    pub fn sockets(&self) -> io::Result<Vec<OwnedFd>> {
+        let mut sockets = Vec::new();
+        for bound in &self.bound {
+            sockets.extend(bound.sockets()?);
+        }
+        Ok(sockets)
+    }
+
+    /// Ends as after [`drain`](Self::drain), but leaves the sockets to another process that accepts from them. So nobody is
+    /// refused: who was accepted before has the request answered, and is switched, if need be; only then it is told
+    /// goodbye. Readiness does not fail, for the other process is.
+    pub fn retire(&self) {
+        self.bound.iter().for_each(|bound| bound.hand_over());
+        self.handle.give(Command::HandOver);
     }
 
     /// Which driver the workers stand on.
@@ -358,6 +396,30 @@ impl Server {
     }
 }
 
+/// Listens on each address, with the sockets that are there already or new ones.
+fn bind(
+    listeners: &[Listener],
+    workers: usize,
+    sockets: &mut Vec<OwnedFd>,
+) -> Result<Vec<Arc<Bound>>, StartError> {
+    let mut bound: Vec<Option<Arc<Bound>>> = vec![None; listeners.len()];
+    let takes_any = |address: &Address| matches!(address, Address::Tcp(address) if address.port() == 0);
+    // Who takes any port leaves those that others name to them.
+    for may_take_any in [false, true] {
+        for (bound, Listener { address, .. }) in bound.iter_mut().zip(listeners) {
+            if takes_any(address) != may_take_any {
+                continue;
+            }
+            let taken = Bound::take_over(address, workers, sockets).transpose();
+            let listens = taken.unwrap_or_else(|| Bound::new(address, workers));
+            let listens =
+                listens.map_err(|source| StartError::Listen { address: address.clone(), source })?;
+            *bound = Some(Arc::new(listens));
+        }
+    }
+    Ok(bound.into_iter().flatten().collect())
+}
+
 /// A server that is forgotten does not keep its port.
 impl Drop for Server {
     fn drop(&mut self) {
@@ -375,13 +437,13 @@ fn run_worker(
     make: impl FnOnce() -> Rc<Worker>,
     (number, bound): (usize, &[Arc<Bound>]),
     control: &Arc<Control>,
-    started: &mut Option<Started>,
+    start: &mut Option<(Started, mpsc::Receiver<()>)>,
 ) -> bool {
     let mut runtime = match config.driver.build() {
         Ok(runtime) => runtime,
         Err(error) => {
             tracing::error!(%error, "a worker's runtime cannot be built");
-            started.take().map(|started| started.send(Err(error)));
+            start.take().map(|(started, _)| started.send(Err(error)));
             return true;
         }
     };
@@ -394,13 +456,19 @@ fn run_worker(
                 each.map(|(index, bound)| listener::listen(&worker, number, bound, index)).collect();
             match listening {
                 Ok(listening) => {
-                    started.take().map(|started| started.send(Ok((driver, tokens))));
+                    if let Some((started, may_go)) = start.take() {
+                        drop(started.send(Ok((driver, tokens))));
+                        // No task has run yet, so nothing is accepted while another worker may still fail.
+                        if may_go.recv().is_err() {
+                            return;
+                        }
+                    }
                     Rc::clone(&worker)
                         .run(listening.into_iter().flatten().collect(), Arc::clone(control))
                         .await;
                 }
                 Err(error) => {
-                    started.take().map(|started| started.send(Err(error)));
+                    start.take().map(|(started, _)| started.send(Err(error)));
                 }
             }
         });

@@ -6,6 +6,7 @@
 use std::{
     cell::{Cell, OnceCell, RefCell},
     fmt,
+    hash::{BuildHasher, RandomState},
     net::SocketAddr,
     pin::Pin,
     rc::Rc,
@@ -370,6 +371,9 @@ impl<F: Future> Future for Wait<'_, F> {
     }
 }
 
+/// The golden ratio of a turn: its multiples lie evenly in one, however many there are, and neighbours far apart.
+const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+
 /// What one connection may do before others have their turn, in bytes; each step counts for some, however small.
 const TURN_MAX: u32 = 1 << 20;
 const STEP_COST: u32 = 256;
@@ -470,6 +474,11 @@ impl Sessions {
         });
         let slot = self.live.borrow_mut().insert((NEVER, Rc::clone(&link)));
         link.slot.set(slot.try_into().expect("there are fewer descriptors"));
+        if let Some(at) = worker.last_goodbye() {
+            link.goodbye_at.set(at);
+            link.look_at.set(at);
+            self.look(link.slot.get(), at);
+        }
         Tracked(link)
     }
 
@@ -579,14 +588,22 @@ impl Sessions {
         }
     }
 
-    /// Spreads the goodbyes over `window` milliseconds from now.
-    pub(crate) fn say_goodbye(&self, now: Millis, window: Millis) {
-        let links = self.links();
-        let count = links.len() as u64;
-        for (place, link) in links.iter().enumerate().filter(|(_, link)| !link.goodbye.get()) {
+    /// Spreads the goodbyes over `window` milliseconds from now, evenly, and in an order that says nothing of who came
+    /// when: clients that arrived together do not all come back together. A connection without a protocol has nothing to
+    /// say goodbye for; it ends when it is idle, from `idle` milliseconds on.
+    pub(crate) fn say_goodbye(&self, now: Millis, window: Millis, idle: Millis) {
+        // Each core, and each server that is told at the same time, has a start of its own.
+        let mut turn = RandomState::new().hash_one(now);
+        for link in self.links() {
+            turn = turn.wrapping_add(GOLDEN);
+            if link.goodbye.get() {
+                continue;
+            }
             link.outlived.set(false);
-            // A connection without a protocol has nothing to say goodbye for; it ends as soon as it is idle.
-            let wait = if link.token.get().is_some() { window * place as u64 / count } else { 0 };
+            let wait = match link.token.get() {
+                Some(_) => ((u128::from(turn) * u128::from(window)) >> 64) as Millis,
+                None => idle,
+            };
             link.goodbye_at.set(now + wait);
             let soonest = link.soonest();
             link.look_at.set(soonest);

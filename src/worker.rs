@@ -7,7 +7,10 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     rc::Rc,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU8, atomic::Ordering},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
+    },
     task::{Context, Poll},
     time::{Duration, Instant, SystemTime},
 };
@@ -54,6 +57,8 @@ pub struct Worker {
     now: Cell<Millis>,
     date: RefCell<(u64, Rc<str>)>,
     stage: Cell<Stage>,
+    /// Another process accepts on the same sockets, so nobody is refused, and readiness is for that one to tell.
+    handed_over: Cell<bool>,
     /// The second that it is, and the lines that peers have caused in it.
     logged: Cell<(Millis, u64)>,
     /// Sessions that ended well since one had its line.
@@ -120,6 +125,7 @@ impl Worker {
             now: Cell::new(0),
             date: RefCell::new((0, Rc::from(""))),
             stage: Cell::new(Stage::Serving),
+            handed_over: Cell::new(false),
             logged: Cell::new((0, 0)),
             unlogged: Cell::new(0),
             core,
@@ -234,7 +240,7 @@ impl Worker {
     /// How coarse the deadlines are.
     pub const TICK: Duration = Duration::from_millis(50);
 
-    /// Readiness fails from now on.
+    /// Readiness fails from now on, unless another process has taken over.
     pub fn begin_drain(&self) {
         if self.stage.get() == Stage::Serving {
             self.stage.set(Stage::Unready { since: self.now() });
@@ -246,8 +252,24 @@ impl Worker {
     pub fn say_goodbye(&self) {
         let now = self.now();
         self.stage.set(Stage::Closing { since: now });
-        let window = self.config.drain_time.as_millis() as Millis * 7 / 10;
-        self.sessions.say_goodbye(now, window.min(self.sessions.upgraded() as Millis * GOODBYE_EACH));
+        let longest = self.goodbyes_longest();
+        let window = longest.min(self.sessions.upgraded() as Millis * GOODBYE_EACH);
+        // Between requests a close may cross the next one on its way. Where somebody else takes new connections there is
+        // time to answer that one, and to say in its answer that it was the last.
+        let idle = if self.handed_over.get() { longest } else { 0 };
+        self.sessions.say_goodbye(now, window, idle);
+    }
+
+    /// When a connection is told that comes after the goodbyes, if one may.
+    pub(crate) fn last_goodbye(&self) -> Option<Millis> {
+        match self.stage.get() {
+            Stage::Closing { since } => Some(since + self.goodbyes_longest()),
+            _ => None,
+        }
+    }
+
+    fn goodbyes_longest(&self) -> Millis {
+        self.config.drain_time.as_millis() as Millis * 7 / 10
     }
 
     /// Ends every connection now.
@@ -277,13 +299,24 @@ impl Worker {
         self.now.get()
     }
 
+    /// Whether this server's clients shall go elsewhere: what `/readyz` tells.
     pub(crate) fn is_draining(&self) -> bool {
+        self.is_ending() && !self.handed_over.get()
+    }
+
+    /// Whether an answer is the last of its connection.
+    pub(crate) fn is_ending(&self) -> bool {
         self.stage.get() != Stage::Serving
     }
 
-    /// Whether goodbyes are being said, so that no session may begin.
+    /// Whether goodbyes are being said, so that no session may begin. Who was accepted before another process took over
+    /// cannot choose that one, and is served.
     pub(crate) fn is_closing(&self) -> bool {
-        matches!(self.stage.get(), Stage::Closing { .. } | Stage::Cut { .. })
+        match self.stage.get() {
+            Stage::Serving | Stage::Unready { .. } => false,
+            Stage::Closing { .. } => !self.handed_over.get(),
+            Stage::Cut { .. } => true,
+        }
     }
 
     /// Whether a line that a peer has caused may be logged: peers could cause more of them than any log takes.
@@ -325,6 +358,7 @@ impl Worker {
             self.counters.ticked(ticked.elapsed().saturating_sub(Self::TICK));
             ticked = Instant::now();
             self.tick();
+            control.tick();
             let is_over = self.follow(&control, &listening);
             control.do_orders(&self);
             control.publish(self.stats(), self.recents.take_changes());
@@ -344,15 +378,17 @@ impl Worker {
             listening.iter().for_each(|listening| listening.stop(self));
             self.cut_all();
         }
+        if command == Command::HandOver && self.stage.get() < (Stage::Closing { since: 0 }) {
+            self.handed_over.set(true);
+            listening.iter().for_each(|listening| listening.stop(self));
+            self.say_goodbye();
+        }
         let now = self.now();
         let limit = |limit: Duration| limit.as_millis() as Millis;
         match self.stage.get() {
             Stage::Serving if command == Command::Drain => self.begin_drain(),
             Stage::Serving => {}
             Stage::Unready { since } => {
-                // Others take who comes now. Those who are here already are served for as long as the delay lasts.
-                let handed_over = listening.iter().filter(|listening| listening.is_handed_over());
-                handed_over.for_each(|listening| listening.stop(self));
                 if now - since >= limit(self.config.drain_delay) {
                     listening.iter().for_each(|listening| listening.stop(self));
                     self.say_goodbye();
@@ -397,6 +433,8 @@ impl std::fmt::Debug for Worker {
 #[derive(Debug, Default)]
 pub(crate) struct Control {
     command: AtomicU8,
+    ticks: AtomicU64,
+    is_over: AtomicBool,
     published: Mutex<Published>,
     orders: Mutex<Orders>,
 }
@@ -433,10 +471,26 @@ const ORDERS_MAX: usize = 256;
 pub(crate) enum Command {
     Serve,
     Drain,
+    HandOver,
     Stop,
 }
 
 impl Control {
+    fn tick(&self) {
+        self.ticks.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn ticks(&self) -> Option<u64> {
+        (!self.is_over.load(Ordering::Relaxed)).then(|| self.ticks.load(Ordering::Relaxed))
+    }
+
+    /// The worker's thread has ended: nothing is done any more.
+    pub(crate) fn end(&self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        *self.orders.lock().unwrap_or_else(PoisonError::into_inner) =
+            Orders { waiting: Vec::new(), is_over: true };
+    }
+
     pub(crate) fn give(&self, command: Command) {
         self.command.fetch_max(command as u8, Ordering::Relaxed);
     }
@@ -445,6 +499,7 @@ impl Control {
         match self.command.load(Ordering::Relaxed) {
             0 => Command::Serve,
             1 => Command::Drain,
+            2 => Command::HandOver,
             _ => Command::Stop,
         }
     }
@@ -494,12 +549,6 @@ impl Control {
         for order in waiting {
             order(worker);
         }
-    }
-
-    /// Nothing is done any more.
-    pub(crate) fn ends(&self) {
-        *self.orders.lock().unwrap_or_else(PoisonError::into_inner) =
-            Orders { waiting: Vec::new(), is_over: true };
     }
 }
 

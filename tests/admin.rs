@@ -39,7 +39,8 @@ impl Program {
 
     fn start_with(options: &[&str], folder: PathBuf, log: Stdio) -> Self {
         let mut child = Command::new(PROGRAM)
-            .args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
+            .args(["--listen", "127.0.0.1:0"])
+            .args(if options.contains(&"--admin") { &[][..] } else { &["--admin", "127.0.0.1:0"] })
             .args(if options.contains(&"--threads") { &[][..] } else { &["--threads", "2"] })
             .arg("--admin-socket")
             .arg(folder.join("admin.sock"))
@@ -285,6 +286,35 @@ fn a_drain_by_order_ends_the_program_and_readiness_fails_first() {
     };
     assert!(status.success(), "{status}");
     assert!(!program.folder.join("admin.sock").exists(), "its socket is gone");
+}
+
+#[test]
+fn a_new_binary_has_the_socket_and_the_metrics_after_the_old_one() {
+    // Its address has to be known to both.
+    let metrics = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let program = Program::start(&["--drain-time", "1s", "--admin", &metrics]);
+    let pid = |stats: &Value| rustix::process::Pid::from_raw(stats["pid"].as_i64().unwrap() as i32).unwrap();
+    let old = pid(&program.json(&["stats"]));
+    rustix::process::kill_process(old, rustix::process::Signal::USR2).unwrap();
+    let begun = Instant::now();
+    let new = loop {
+        // For a moment nobody may be there.
+        let answer = program.ctl(&["--json", "stats"]).stdout;
+        match serde_json::from_slice::<Value>(&answer) {
+            Ok(stats) if pid(&stats) != old => break pid(&stats),
+            _ => assert!(begun.elapsed() < PATIENCE, "the old one still has it\n{}", program.log()),
+        }
+        thread::sleep(Duration::from_millis(20));
+    };
+    assert_eq!(get(program.metrics, "/readyz", "*/*").0, 200);
+    program.websocket("/echo", "").close(1000);
+    program.until("switchpoint_sessions_ended_total{protocol=\"websocket\",outcome=\"ok\"}", 1.0);
+    rustix::process::kill_process(new, rustix::process::Signal::TERM).unwrap();
+    let begun = Instant::now();
+    while program.folder.join("admin.sock").exists() {
+        assert!(begun.elapsed() < PATIENCE, "the new one does not end");
+        thread::sleep(Duration::from_millis(20));
+    }
 }
 
 #[test]

@@ -9,18 +9,14 @@ use std::{
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use switchpoint::{
-    Address, Config, Driver, HandedOver, Limits, Listener, Registry, Server, StartError, Stats, Upgraded,
-    monoio,
+    Address, Config, Driver, Limits, Listener, Registry, Server, StartError, Stats, Upgraded, monoio,
     protocols::{
         self, H2c, WebSocket,
         websocket::{Settings, Socket},
@@ -305,14 +301,11 @@ fn sockets_that_were_handed_over_lose_nobody() {
                 asked
             });
             thread::sleep(Duration::from_millis(100));
-            let inherit = |over: HandedOver| {
-                Address::Inherited(over.sockets.into_iter().map(Arc::new).collect()).into()
-            };
-            let listen = old.hand_over().unwrap().into_iter().map(inherit).collect();
+            let sockets = old.sockets().unwrap();
             // As many workers, fewer and more have to find a place at the sockets; so it goes on with three.
-            let new = Server::start(Config { listen, threads: 3, ..config }, |_| registry()).unwrap();
+            let new = Server::take_over(Config { threads: 3, ..config }, sockets, |_| registry()).unwrap();
             assert_eq!(new.addresses(), [address]);
-            old.drain();
+            old.retire();
             session.ends();
             drop(session);
             let stats = old.join();
@@ -330,7 +323,7 @@ fn sockets_that_were_handed_over_lose_nobody() {
         assert!(asked > 20, "{asked}");
         // Nobody has it any more.
         assert_eq!(TcpStream::connect(address).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
-        drop(fs::remove_file(&path));
+        assert!(!path.exists(), "it went with the last server");
     }
 }
 

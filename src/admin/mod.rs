@@ -50,12 +50,15 @@ pub struct Hooks {
     pub reload: Option<Arc<Reload>>,
     /// Changes what is logged, to a level or a filter.
     pub set_log: Option<Arc<SetLog>>,
+    /// Is told of a drain by order, so that the program can end with its server.
+    pub drains: Option<Arc<Drains>>,
     /// How many lines of the log were lost.
     pub log_lines_dropped: Option<Arc<Count>>,
 }
 
 type Reload = dyn Fn() -> Result<String, String> + Send + Sync;
 type SetLog = dyn Fn(&str) -> Result<(), String> + Send + Sync;
+type Drains = dyn Fn() + Send + Sync;
 type Count = dyn Fn() -> u64 + Send + Sync;
 
 impl fmt::Debug for Hooks {
@@ -63,6 +66,7 @@ impl fmt::Debug for Hooks {
         f.debug_struct("Hooks")
             .field("reload", &self.reload.is_some())
             .field("set_log", &self.set_log.is_some())
+            .field("drains", &self.drains.is_some())
             .field("log_lines_dropped", &self.log_lines_dropped.is_some())
             .finish()
     }
@@ -86,12 +90,15 @@ pub fn metrics(handle: &Handle, hooks: &Hooks) -> Registry {
 pub fn control(handle: &Handle, hooks: &Hooks) -> Registry {
     let handle = || handle.clone();
     let (stats, drain, recent) = (handle(), handle(), handle());
-    let (log, reload) = (hooks.set_log.clone(), hooks.reload.clone());
+    let (log, reload, drains) = (hooks.set_log.clone(), hooks.reload.clone(), hooks.drains.clone());
     let registry = metrics(&handle(), hooks)
         .get("/stats", move |_| answer(&statistics(&stats)))
         .get("/handshakes", move |_| answer(&handshakes::list(&recent, handshakes::Shows::Peers)))
         .post("/drain", async move |_: &Request<'_>| {
             drain.drain();
+            if let Some(drains) = &drains {
+                drains();
+            }
             Ok(answer(&json!({ "draining": drain.stats().sessions })))
         })
         .post("/log", async move |request: &Request<'_>| {
@@ -140,17 +147,21 @@ fn expose(handle: &Handle, hooks: &Hooks, request: &Request<'_>) -> Response {
 }
 
 /// The certificates that are shown, by their first name, and when they expire. Several listeners may show one.
+#[cfg(feature = "tls")]
 fn certificates(handle: &Handle) -> BTreeMap<String, f64> {
     let mut by_name = BTreeMap::new();
-    #[cfg(feature = "tls")]
     for certificate in handle.certificates() {
         let expiry = certificate.not_after.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let name = certificate.names.first().cloned().unwrap_or_default();
         let soonest = by_name.entry(name).or_insert(f64::MAX);
         *soonest = expiry.as_secs_f64().min(*soonest);
     }
-    let _ = handle;
     by_name
+}
+
+#[cfg(not(feature = "tls"))]
+fn certificates(_: &Handle) -> BTreeMap<String, f64> {
+    BTreeMap::new()
 }
 
 fn statistics(handle: &Handle) -> Value {
@@ -180,6 +191,7 @@ fn statistics(handle: &Handle) -> Value {
         .collect();
     json!({
         "version": env!("CARGO_PKG_VERSION"),
+        "pid": std::process::id(),
         "driver": handle.driver().to_string(),
         "ready": !handle.is_draining(),
         "started": rfc3339(SystemTime::UNIX_EPOCH + Duration::from_secs_f64(process.start_time_seconds.max(0.0))),

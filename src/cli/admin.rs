@@ -1,9 +1,11 @@
 //! What an operator reaches of a server: an address for its metrics, and a socket to control it.
 
 use std::{
+    io,
     net::{SocketAddr, ToSocketAddrs},
     path::PathBuf,
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use clap::Args;
@@ -11,6 +13,8 @@ use switchpoint::{
     Address, Config, Handle, Server, StartError,
     admin::{self, Hooks},
 };
+
+use super::life::say;
 
 /// How the server is looked after.
 #[derive(Args, Clone, Debug, Default)]
@@ -40,7 +44,7 @@ impl Arguments {
     }
 
     /// Serves what was asked for, each on a thread of its own, beside the server behind `handle`.
-    pub(super) fn start(&self, handle: &Handle, hooks: &Hooks) -> Result<Admin, StartError> {
+    fn start(&self, handle: &Handle, hooks: &Hooks) -> Result<Vec<Server>, StartError> {
         let config = |listen| Config {
             listen,
             threads: 1,
@@ -61,37 +65,65 @@ impl Arguments {
             let listen = vec![Address::Unix { path: path.clone(), mode: 0o600 }.into()];
             servers.push(Server::start(config(listen), move |_| admin::control(&handle, &hooks))?);
         }
-        Ok(Admin { servers })
-    }
-
-    /// Where the socket is, for the line at start.
-    pub(super) fn socket(&self) -> Option<&PathBuf> {
-        self.admin_socket.as_ref()
+        Ok(servers)
     }
 }
 
 /// Scrapers and operators.
 const CONNECTIONS_MAX: usize = 64;
 
-/// What is served beside the server.
+/// What an operator reaches, beside the server.
 #[derive(Debug)]
-pub(super) struct Admin {
+pub(super) struct Operator {
+    arguments: Arguments,
+    hooks: Hooks,
     servers: Vec<Server>,
 }
 
-impl Admin {
-    /// The addresses that were taken.
-    pub(super) fn addresses(&self) -> impl Iterator<Item = &SocketAddr> {
-        self.servers.iter().flat_map(Server::addresses)
+impl Operator {
+    pub(super) fn new(arguments: Arguments, hooks: Hooks) -> Self {
+        Self { arguments, hooks, servers: Vec::new() }
     }
 
-    /// Ends it, when nothing is left to look after.
-    pub(super) fn end(self) {
+    /// Begins to serve it, for the server behind `handle`, and says where.
+    pub(super) fn begin(&mut self, handle: &Handle) -> Result<(), StartError> {
+        self.servers = self.arguments.start(handle, &self.hooks)?;
+        for address in self.servers.iter().flat_map(Server::addresses) {
+            say(&format!("switchpoint: metrics at http://{address}/metrics"));
+        }
+        if let Some(path) = &self.arguments.admin_socket {
+            say(&format!("switchpoint: admin socket at {}", path.display()));
+        }
+        Ok(())
+    }
+
+    /// The same, once the process before this one has let go of it.
+    pub(super) fn begin_when_free(&mut self, handle: &Handle) {
+        let begun = Instant::now();
+        loop {
+            match self.begin(handle) {
+                Ok(()) => return,
+                Err(StartError::Listen { source, .. })
+                    if source.kind() == io::ErrorKind::AddrInUse && begun.elapsed() < FREE_TIME =>
+                {
+                    thread::sleep(Duration::from_millis(20));
+                }
+                // The server serves; that is more than to be looked after.
+                Err(error) => return tracing::error!(%error, "nothing can be asked of this process"),
+            }
+        }
+    }
+
+    /// Ends it, when nothing is left to look after, or another process is to have it.
+    pub(super) fn end(&mut self) {
         for server in &self.servers {
             server.drain();
         }
-        for server in self.servers {
+        for server in self.servers.drain(..) {
             drop(server.join());
         }
     }
 }
+
+/// How long a process that is replaced may hold what its successor waits for.
+const FREE_TIME: Duration = Duration::from_secs(5);

@@ -8,13 +8,18 @@ mod connect;
 mod ctl;
 mod debug_head;
 mod doctor;
+mod generate;
+mod life;
 mod log;
 mod print_config;
 mod replay;
 mod serve;
+mod service_manager;
+mod successor;
 #[cfg(feature = "tls")]
 mod tls;
 mod trace;
+mod upgrade_binary;
 
 use std::process::ExitCode;
 
@@ -49,6 +54,11 @@ enum Command {
     Doctor(doctor::Arguments),
     /// Draws one handshake: name, connection, TLS, and each field with what it means.
     Explain(doctor::explain::Arguments),
+    /// Has a running server start its program's file anew, and hand its sockets over: nobody is refused meanwhile.
+    UpgradeBinary(upgrade_binary::Arguments),
+    /// Writes the manual pages and the shells' completions, for packages.
+    #[command(hide = true)]
+    Generate(generate::Arguments),
     /// Looks for errors in a file of settings, and in the environment and the flags over it. Exit code 0 without, 2 with.
     CheckConfig(check_config::Arguments),
     /// Prints every setting that holds, and where it comes from: default, file and line, variable or flag.
@@ -61,6 +71,9 @@ enum Command {
 
 /// Reads the arguments and does what they say.
 pub(crate) fn run() -> ExitCode {
+    if let Some(code) = successor::step() {
+        return code;
+    }
     let cli = Cli::parse();
     match cli.command {
         Some(Command::Serve(arguments)) => serve::run(&arguments),
@@ -70,6 +83,8 @@ pub(crate) fn run() -> ExitCode {
         Some(Command::PrintConfig(arguments)) => print_config::run(&arguments),
         Some(Command::Connect(arguments)) => connect::run(arguments),
         Some(Command::Replay(arguments)) => replay::run(arguments),
+        Some(Command::UpgradeBinary(arguments)) => upgrade_binary::run(&arguments),
+        Some(Command::Generate(arguments)) => generate::run(&arguments),
         None => serve::run(&cli.serve),
         Some(Command::Ctl(arguments)) => ctl::run(&arguments),
         Some(Command::Trace(arguments)) => trace::run(&arguments),

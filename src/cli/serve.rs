@@ -5,31 +5,24 @@ use std::{
     io::{self, Write},
     path::PathBuf,
     process::ExitCode,
-    sync::{
-        Arc,
-        mpsc::{self, RecvTimeoutError},
-    },
-    thread,
-    time::{Duration, Instant},
+    sync::Arc,
 };
 
 use clap::Args;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use signal_hook::{
-    consts::{SIGHUP, SIGINT, SIGTERM},
-    iterator::Signals,
-};
+use switchpoint::Server;
 #[cfg(feature = "tls")]
 use switchpoint::{Config, Listener};
 use switchpoint::{
-    Handle, Server, Stats,
+    Handle,
     admin::{Handshakes, Hooks},
 };
 
 use super::{
-    admin,
+    admin::{self, Operator},
     config::{Layers, Settled},
     debug_head,
+    life::{Life, complain},
     log::{self, Log},
 };
 
@@ -96,6 +89,9 @@ pub(super) struct Arguments {
     /// `switchpoint explain --through`. What could be a secret is left out. Off by default.
     #[arg(long, value_name = "PATH", value_parser = path)]
     debug_head: Option<String>,
+    /// A file for the number of the process, for `switchpoint upgrade-binary --pid-file`.
+    #[arg(long, value_name = "FILE")]
+    pid_file: Option<PathBuf>,
     #[cfg(feature = "tls")]
     #[command(flatten)]
     tls: super::tls::TlsArguments,
@@ -163,7 +159,7 @@ impl Arguments {
         }
         let settled = layers.settle().map_err(|problems| problems.to_string())?;
         for warning in &settled.warnings {
-            eprintln!("switchpoint: warning: {warning}");
+            complain(&format!("warning: {warning}"));
         }
         Ok(settled)
     }
@@ -175,13 +171,23 @@ fn variables() -> impl Iterator<Item = (String, String)> {
 }
 
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
+    let mut life = match Life::begin() {
+        Ok(life) => life.pid_file(arguments.pid_file.clone()),
+        Err(error) => {
+            complain(&format!("the process cannot be readied: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
     let settings = match arguments.settle() {
         Ok(settled) => settled.settings,
-        Err(problems) => return refuse(&problems),
+        Err(problems) => {
+            life.tell_predecessor(&problems);
+            return refuse(&problems);
+        }
     };
     let config = match settings.config() {
         Ok(config) => config,
-        Err(error) => return fail(&error),
+        Err(error) => return life.fail(&error),
     };
     #[cfg(feature = "tls")]
     let config = match arguments.tls.acceptor() {
@@ -190,23 +196,17 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
             Config { listen: config.listen.into_iter().map(secure).collect(), ..config }
         }
         Ok(None) => config,
-        Err(error) => return fail(&error),
+        Err(error) => return life.fail(&error),
     };
-    let drain_time = config.drain_time;
     let mut config = config;
     config.telemetry = arguments.logging.telemetry();
     config.telemetry.recent_handshakes = arguments.admin.recent_handshakes();
     let log = match arguments.logging.install(&settings.log) {
         Ok(log) => log,
-        Err(error) => return fail(&format!("cannot begin to log: {error}")),
+        Err(error) => return life.fail(&format!("cannot begin to log: {error}")),
     };
     raise_descriptor_limit();
 
-    // Before the workers are there, so that no signal is missed.
-    let signals = match signals() {
-        Ok(signals) => signals,
-        Err(error) => return fail(&format!("cannot wait for signals: {error}")),
-    };
     let handshakes = Handshakes::new();
     let shown = (config.telemetry.recent_handshakes > 0).then(|| handshakes.clone());
     // It lives as long as the process.
@@ -218,52 +218,19 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
             None => registry,
         }
     };
-    let server = match Server::start(config, registry) {
-        Ok(server) => server,
-        Err(error) => return fail(&error.to_string()),
-    };
-    handshakes.of(&server.handle());
-    let admin = match arguments.admin.start(&server.handle(), &hooks(&log, server.handle())) {
-        Ok(admin) => admin,
-        Err(error) => return fail(&error.to_string()),
-    };
-    say(&start_line(&server));
-    #[cfg(feature = "tls")]
-    super::tls::self_signed_lines(&server).for_each(|line| say(&line));
-    for address in admin.addresses() {
-        say(&format!("switchpoint: metrics at http://{address}/metrics"));
-    }
-    if let Some(path) = arguments.admin.socket() {
-        say(&format!("switchpoint: admin socket at {}", path.display()));
-    }
-
-    let first = asked_to_end(&signals, &server.handle());
-    let before = server.stats();
-    let begun = Instant::now();
-    server.drain();
-    say(&format!(
-        "switchpoint: {} received, draining {} sessions within {}; a second signal ends it now",
-        match first {
-            Some(SIGINT) => "SIGINT",
-            Some(_) => "SIGTERM",
-            None => "an operator's order",
-        },
-        before.sessions,
-        humantime::format_duration(drain_time)
-    ));
-    while !server.is_over() {
-        match signals.recv_timeout(Duration::from_millis(10)) {
-            Ok(SIGHUP) => {}
-            Ok(_) => server.stop(),
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => thread::sleep(Duration::from_millis(10)),
+    match life.start(config, registry) {
+        Ok(server) => {
+            let lines = [start_line(&server)].into_iter();
+            #[cfg(feature = "tls")]
+            let lines = lines.chain(super::tls::self_signed_lines(&server));
+            let lines: Vec<String> = lines.collect();
+            handshakes.of(&server.handle());
+            let mut hooks = hooks(&log, server.handle());
+            hooks.drains = Some(Arc::new(life.ender()));
+            life.live(server, &lines.join("\n"), Operator::new(arguments.admin.clone(), hooks), &log)
         }
+        Err(error) => life.fail(&error.to_string()),
     }
-    let after = server.join();
-    admin.end();
-    log.flush(Duration::from_millis(500));
-    say(&last_line(&before, &after, begun.elapsed()));
-    ExitCode::SUCCESS
 }
 
 /// What an operator can do besides what every server can.
@@ -276,22 +243,8 @@ fn hooks(log: &Log, handle: Handle) -> Hooks {
     hooks
 }
 
-/// Waits for a signal to end, or for an operator's order: then it is `None`.
-fn asked_to_end(signals: &mpsc::Receiver<i32>, handle: &Handle) -> Option<i32> {
-    loop {
-        match signals.recv_timeout(Duration::from_millis(50)) {
-            Ok(SIGHUP) => drop(reload(handle)), // the log says what has become of it
-            Ok(signal) => return Some(signal),
-            Err(RecvTimeoutError::Timeout) if handle.is_draining() => return None,
-            Err(RecvTimeoutError::Timeout) => {}
-            // The thread ends with the process; the channel cannot close before.
-            Err(RecvTimeoutError::Disconnected) => return Some(SIGTERM),
-        }
-    }
-}
-
 /// Reads anew what can be read anew, and says what that was.
-fn reload(handle: &Handle) -> Result<String, String> {
+pub(super) fn reload(handle: &Handle) -> Result<String, String> {
     #[cfg(feature = "tls")]
     {
         handle.reload_certificates().map_err(|error| error.to_string())?;
@@ -305,21 +258,12 @@ fn reload(handle: &Handle) -> Result<String, String> {
     Err("there is nothing to reload".into())
 }
 
-/// Says something on standard output, if anybody still listens there.
-fn say(line: &str) {
-    drop(writeln!(io::stdout(), "{line}"));
-}
-
-fn fail(message: &str) -> ExitCode {
-    eprintln!("switchpoint: {message}");
-    ExitCode::FAILURE
-}
-
 /// Says what is wrong with the settings. Its exit code is that of wrong arguments: to start again will not help.
 pub(super) fn refuse(problems: &str) -> ExitCode {
     let count = problems.lines().filter(|line| line.starts_with("error: ")).count();
     let errors = if count == 1 { "an error".into() } else { format!("{count} errors") };
-    eprintln!("{problems}switchpoint: {errors} in the configuration");
+    // Not `eprintln!`, which panics where standard error cannot be written to.
+    drop(writeln!(io::stderr(), "{problems}switchpoint: {errors} in the configuration"));
     ExitCode::from(2)
 }
 
@@ -332,19 +276,6 @@ fn raise_descriptor_limit() {
     }
 }
 
-fn signals() -> io::Result<mpsc::Receiver<i32>> {
-    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
-    let (sender, receiver) = mpsc::channel();
-    thread::Builder::new().name("signals".into()).spawn(move || {
-        for signal in signals.forever() {
-            if sender.send(signal).is_err() {
-                return;
-            }
-        }
-    })?;
-    Ok(receiver)
-}
-
 fn start_line(server: &Server) -> String {
     let list = |items: Vec<String>| items.join(", ");
     format!(
@@ -355,18 +286,5 @@ fn start_line(server: &Server) -> String {
         if server.workers() == 1 { "worker" } else { "workers" },
         server.driver(),
         list(server.tokens().iter().map(ToString::to_string).collect()),
-    )
-}
-
-fn last_line(before: &Stats, after: &Stats, time: Duration) -> String {
-    let lost = match after.lost - before.lost {
-        0 => String::new(),
-        lost => format!(", {lost} lost"),
-    };
-    format!(
-        "switchpoint: drained in {:.1} s: {} closed cleanly, {} cut{lost}",
-        time.as_secs_f64(),
-        after.closed_clean - before.closed_clean,
-        after.cut - before.cut
     )
 }
