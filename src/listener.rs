@@ -241,7 +241,7 @@ const PIECE: usize = 256;
 
 /// Counts a connection that is closed for its header, and says so.
 fn note(worker: &Worker, peer: Option<SocketAddr>, fault: Fault) {
-    worker.counters.rejected(Reason::Proxy(fault));
+    worker.counters.refused(Reason::Proxy(fault), None);
     if worker.may_log() {
         tracing::info!(peer = peer.map(tracing::field::display), reason = fault.code(), "closed");
     }

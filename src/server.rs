@@ -3,10 +3,15 @@
 use std::{
     io,
     net::SocketAddr,
+    ops::RangeInclusive,
     os::fd::OwnedFd,
     panic,
     rc::Rc,
-    sync::{Arc, mpsc},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     thread::{self, JoinHandle},
 };
 
@@ -20,6 +25,7 @@ use crate::{
     bound::{Bound, Place},
     limits::Admission,
     listener::{self, Listening},
+    observe::Recent,
     runtime::driver_of,
     worker::{Command, Control, Worker},
 };
@@ -54,6 +60,8 @@ pub struct Server {
 #[derive(Clone, Debug, Default)]
 pub struct Handle {
     workers: Vec<Arc<Control>>,
+    driver: Driver,
+    is_draining: Arc<AtomicBool>,
     #[cfg(feature = "tls")]
     acceptors: Vec<Acceptor>,
 }
@@ -66,6 +74,53 @@ impl Handle {
             sum.merge(&control.stats());
         }
         sum
+    }
+
+    /// The same of each worker by itself.
+    pub fn stats_by_core(&self) -> Vec<Stats> {
+        self.workers.iter().map(|control| control.stats()).collect()
+    }
+
+    /// Whether it was told to drain or to stop.
+    pub fn is_draining(&self) -> bool {
+        self.is_draining.load(Ordering::Relaxed)
+    }
+
+    /// Which driver the workers stand on.
+    pub fn driver(&self) -> Driver {
+        self.driver
+    }
+
+    /// The recent handshakes of all workers, the newest first.
+    pub(crate) fn recent(&self) -> Vec<Recent> {
+        let mut recent: Vec<Recent> = self.workers.iter().flat_map(|control| control.recent()).collect();
+        recent.sort_by_key(|recent| std::cmp::Reverse(recent.at));
+        recent
+    }
+
+    /// Asks something of each worker from the `first` on, up to `last`. Each answers at its next tick; one that never
+    /// will hangs up.
+    pub(crate) fn ask<T: Send + 'static>(
+        &self,
+        cores: RangeInclusive<usize>,
+        question: impl Fn(&Rc<Worker>) -> T + Send + Sync + 'static,
+    ) -> Vec<mpsc::Receiver<T>> {
+        let question = Arc::new(question);
+        let asked = self.workers.iter().enumerate().filter(|(core, _)| cores.contains(core));
+        asked
+            .map(|(_, control)| {
+                let (answer, answers) = mpsc::sync_channel(1);
+                let question = Arc::clone(&question);
+                // Who asked may have given up.
+                control.order(Box::new(move |worker| drop(answer.send(question(worker)))));
+                answers
+            })
+            .collect()
+    }
+
+    /// How many workers there are.
+    pub(crate) fn workers(&self) -> usize {
+        self.workers.len()
     }
 
     /// Begins the drain: readiness fails, accepting stops, every session is told goodbye, and after the drain time
@@ -104,6 +159,7 @@ impl Handle {
     }
 
     fn give(&self, command: Command) {
+        self.is_draining.store(true, Ordering::Relaxed);
         for control in &self.workers {
             control.give(command);
         }
@@ -178,7 +234,7 @@ impl Server {
             Place::Tcp(address) => Some(*address),
             Place::Unix(_) => None,
         });
-        let cores = core_affinity::get_core_ids().filter(|cores| cores.len() >= count);
+        let cores = core_affinity::get_core_ids().filter(|cores| config.pinned && cores.len() >= count);
         let registry = Arc::new(registry);
         let mut all_go = Vec::new();
         let admission = Arc::new(Admission::new(&config));
@@ -216,14 +272,11 @@ impl Server {
                         core_affinity::set_for_current(core);
                     }
                     let mut start = Some((started, may_go));
-                    while !run_worker(
-                        &config,
-                        &admission,
-                        || registry(index),
-                        (index, &bound),
-                        &control,
-                        &mut start,
-                    ) {
+                    let make = || {
+                        let (config, admission) = (config.clone(), Arc::clone(&admission));
+                        Worker::of_server(index as u32, config, registry(index), admission)
+                    };
+                    while !run_worker(&config, make, (index, &bound), &control, &mut start) {
                         tracing::error!(worker = index, "the worker lost its connections, and starts anew");
                     }
                     control.end();
@@ -234,6 +287,7 @@ impl Server {
             match starting.recv() {
                 Ok(Ok((driver, tokens))) => {
                     server.driver = driver;
+                    server.handle.driver = driver;
                     server.tokens = tokens;
                 }
                 Ok(Err(error)) => {
@@ -380,8 +434,7 @@ type Started = mpsc::SyncSender<io::Result<(Driver, Vec<Token>)>>;
 /// runtime with it; the listeners are still there for the next one.
 fn run_worker(
     config: &Config,
-    admission: &Arc<Admission>,
-    registry: impl FnOnce() -> Registry,
+    make: impl FnOnce() -> Rc<Worker>,
     (number, bound): (usize, &[Arc<Bound>]),
     control: &Arc<Control>,
     start: &mut Option<(Started, mpsc::Receiver<()>)>,
@@ -394,7 +447,7 @@ fn run_worker(
             return true;
         }
     };
-    let worker = Worker::of_server(config.clone(), registry(), Arc::clone(admission));
+    let worker = make();
     let (driver, tokens) = (driver_of(&runtime), worker.registry.tokens());
     let ended = panic::catch_unwind(panic::AssertUnwindSafe(|| {
         runtime.block_on(async {
@@ -423,6 +476,7 @@ fn run_worker(
     if ended.is_err() {
         // Nobody is left to serve them, and their peers shall know.
         worker.sessions.abort_all();
+        control.begins_anew(worker.stats());
     }
     ended.is_ok()
 }

@@ -16,7 +16,7 @@ use std::{
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use switchpoint::{
-    Address, Config, Driver, Limits, Listener, Registry, Server, StartError, Stats, Upgraded,
+    Address, Config, Driver, Limits, Listener, Registry, Server, StartError, Stats, Upgraded, monoio,
     protocols::{
         self, H2c, WebSocket,
         websocket::{Settings, Socket},
@@ -419,6 +419,28 @@ fn a_panic_leaves_every_other_connection_alone() {
 
 /// How long a WebSocket has to be silent for it to wait in the readiness set, with time to spare.
 const QUIET: Duration = Duration::from_millis(400);
+
+#[test]
+fn a_worker_that_is_lost_leaves_its_counts() {
+    let lethal = |_| {
+        registry().on("lethal", async |_: Upgraded| {
+            monoio::spawn(async { panic!("as asked for, outside of any guard") });
+            std::future::pending().await
+        })
+    };
+    let server = Server::start(Config { threads: 1, ..config(Driver::Auto) }, lethal).unwrap();
+    let address = server.addresses()[0];
+    let mut echo = Client::switched(address, "echo");
+    echo.echoes("before");
+    until(&server, "the session is published", |stats| stats.upgrades.contains_key("echo"));
+    let _lethal = Client::switched(address, "lethal");
+    until(&server, "the worker begins anew", |stats| stats.restarts == 1 && stats.connections == 0);
+    Client::switched(address, "echo").echoes("after");
+    until(&server, "both count", |stats| stats.upgrades["echo"] == 2);
+    let stats = server.stats();
+    assert_eq!((stats.protocols["echo"].switched, stats.upgrades["lethal"]), (2, 1));
+    assert!(stats.protocols["echo"].sessions <= 1, "the lost one is not open any more");
+}
 
 #[test]
 fn who_was_quiet_is_heard_at_once_and_so_is_who_talks() {

@@ -22,6 +22,9 @@ use signal_hook::{
 use switchpoint::{Config, Registry, Server, Stats};
 
 use super::{
+    admin::Operator,
+    log::Log,
+    serve::reload,
     service_manager::ServiceManager,
     successor::{Invocation, Predecessor, Ready, Successor},
     upgrade_binary,
@@ -30,6 +33,8 @@ use super::{
 /// What the main thread waits for.
 enum Event {
     Signal(i32),
+    /// An operator has ordered a drain.
+    Order,
     /// What has come of a change to a new binary.
     Successor(Result<Ready, String>),
 }
@@ -90,6 +95,13 @@ impl Life {
         Server::take_over(config, sockets, registry)
     }
 
+    /// What an operator's order to drain is told to.
+    pub(super) fn ender(&self) -> impl Fn() + Send + Sync + use<> {
+        let sender = self.sender.clone();
+        // If nobody hears it, the program is at its end already.
+        move || drop(sender.send(Event::Order))
+    }
+
     /// The program could not start.
     pub(super) fn fail(mut self, message: &str) -> ExitCode {
         complain(message);
@@ -104,9 +116,20 @@ impl Life {
         }
     }
 
-    /// Serves until a signal, or a successor, says otherwise; then drains.
-    pub(super) fn live(mut self, server: Server, start_line: &str) -> ExitCode {
+    /// Serves until a signal, an operator or a successor says otherwise; then drains.
+    pub(super) fn live(
+        mut self,
+        server: Server,
+        start_line: &str,
+        mut operator: Operator,
+        log: &Log,
+    ) -> ExitCode {
         say(start_line);
+        if self.predecessor.is_none()
+            && let Err(error) = operator.begin(&server.handle())
+        {
+            return self.fail(&error.to_string());
+        }
         if let Some(file) = &self.pid_file {
             file.write();
         }
@@ -115,11 +138,14 @@ impl Life {
             Some(predecessor) => {
                 say(&format!("switchpoint: process {} takes over from {}", process::id(), predecessor.pid()));
                 predecessor.ready();
+                operator.begin_when_free(&server.handle());
             }
             None => self.manager.ready(&format!("Serving on {}", places(&server))),
         }
         let reason = self.serve(&server);
-        self.drain(server, &reason)
+        let code = self.drain(server, &reason, &mut operator);
+        log.flush(FLUSH_TIME);
+        code
     }
 
     /// Serves, and tells why it does no longer.
@@ -137,6 +163,7 @@ impl Life {
                 },
                 Ok(Event::Signal(SIGHUP)) => self.reload(server),
                 Ok(Event::Signal(signal)) => return End::Signal(signal),
+                Ok(Event::Order) => return End::Order,
                 Ok(Event::Successor(Ok(ready))) => {
                     self.is_upgrading = false;
                     return End::Successor(ready);
@@ -169,8 +196,7 @@ impl Life {
     /// Reads anew what can be read anew without a new process.
     fn reload(&self, server: &Server) {
         self.manager.reloading("Reading certificates anew");
-        #[cfg(feature = "tls")]
-        drop(server.handle().reload_certificates()); // the log says what could not be read
+        drop(reload(&server.handle())); // the log says what could not be read
         self.manager.ready(&format!("Serving on {}", places(server)));
     }
 
@@ -181,15 +207,19 @@ impl Life {
         upgrade_binary::tell(Err(why));
     }
 
-    fn drain(mut self, server: Server, end: &End) -> ExitCode {
+    fn drain(mut self, server: Server, end: &End, operator: &mut Operator) -> ExitCode {
         let before = server.stats();
         let begun = Instant::now();
         let within = humantime::format_duration(self.drain_time);
         let line = match end {
-            End::Signal(signal) => {
+            End::Signal(_) | End::Order => {
                 self.is_ending.store(true, Ordering::Relaxed);
                 server.drain();
-                let name = if *signal == SIGINT { "SIGINT" } else { "SIGTERM" };
+                let name = match end {
+                    End::Signal(SIGINT) => "SIGINT",
+                    End::Signal(_) => "SIGTERM",
+                    _ => "an operator's order",
+                };
                 self.manager.stopping(&format!("Draining {} sessions", before.sessions));
                 format!(
                     "{name} received, draining {} sessions within {within}; a second signal ends it now",
@@ -198,6 +228,7 @@ impl Life {
             }
             End::Successor(Ready { pid }) => {
                 server.retire();
+                operator.end(); // it is the successor's to have
                 self.manager.handed_over(
                     *pid,
                     &format!("Serving on {}; took over from {}", places(&server), process::id()),
@@ -225,14 +256,16 @@ impl Life {
                     self.is_upgrading = false;
                     outcome.into_iter().for_each(Ready::end);
                 }
-                Ok(Event::Signal(_)) | Err(_) => {}
+                Ok(Event::Signal(_) | Event::Order) | Err(_) => {}
             }
             self.manager.ping(&server.handle());
         }
         if let Some(file) = &self.pid_file {
             file.remove();
         }
-        say(&last_line(&before, &server.join(), begun.elapsed()));
+        let after = server.join();
+        operator.end();
+        say(&last_line(&before, &after, begun.elapsed()));
         ExitCode::SUCCESS
     }
 }
@@ -240,9 +273,12 @@ impl Life {
 /// Why a server does not go on.
 enum End {
     Signal(i32),
+    Order,
     Successor(Ready),
 }
 
+/// How long the last lines of the log may take to be written.
+const FLUSH_TIME: Duration = Duration::from_millis(500);
 /// How long a new process may take until it serves.
 const READY_TIME: Duration = Duration::from_secs(30);
 
@@ -283,7 +319,7 @@ pub(super) fn complain(message: &str) {
 }
 
 /// Says something on standard output, if anybody still listens there.
-fn say(line: &str) {
+pub(super) fn say(line: &str) {
     drop(writeln!(io::stdout(), "{line}"));
 }
 

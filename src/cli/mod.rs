@@ -1,12 +1,16 @@
 //! What the program can be told: a file for each command, and the list.
 
+mod admin;
 mod check_config;
+mod client;
 mod config;
 mod connect;
+mod ctl;
 mod debug_head;
 mod doctor;
 mod generate;
 mod life;
+mod log;
 mod print_config;
 mod replay;
 mod serve;
@@ -14,6 +18,7 @@ mod service_manager;
 mod successor;
 #[cfg(feature = "tls")]
 mod tls;
+mod trace;
 mod upgrade_binary;
 
 use std::process::ExitCode;
@@ -38,6 +43,10 @@ struct Cli {
 enum Command {
     /// Serves until SIGTERM or Ctrl-C, then drains. This is what happens without a command.
     Serve(serve::Arguments),
+    /// Looks after a running server, by its admin socket.
+    Ctl(ctl::Arguments),
+    /// Records the exact bytes around a switch on a running server, by its admin socket.
+    Trace(trace::Arguments),
     /// Examines the upgrades of any server: some 180 probes, each with the rule that it is about.
     ///
     /// The exit code is 0 if no MUST failed, 1 if one did, 2 for arguments that cannot be followed, 3 if there was no
@@ -77,6 +86,8 @@ pub(crate) fn run() -> ExitCode {
         Some(Command::UpgradeBinary(arguments)) => upgrade_binary::run(&arguments),
         Some(Command::Generate(arguments)) => generate::run(&arguments),
         None => serve::run(&cli.serve),
+        Some(Command::Ctl(arguments)) => ctl::run(&arguments),
+        Some(Command::Trace(arguments)) => trace::run(&arguments),
     }
 }
 

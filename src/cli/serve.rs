@@ -2,9 +2,10 @@
 
 use std::{
     env,
-    io::{self, IsTerminal, Write},
+    io::{self, Write},
     path::PathBuf,
     process::ExitCode,
+    sync::Arc,
 };
 
 use clap::Args;
@@ -12,11 +13,17 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use switchpoint::Server;
 #[cfg(feature = "tls")]
 use switchpoint::{Config, Listener};
+use switchpoint::{
+    Handle,
+    admin::{Handshakes, Hooks},
+};
 
 use super::{
+    admin::{self, Operator},
     config::{Layers, Settled},
     debug_head,
     life::{Life, complain},
+    log::{self, Log},
 };
 
 /// How to serve. Flags come before the environment, the environment before the file, and the file before the defaults.
@@ -88,10 +95,14 @@ pub(super) struct Arguments {
     #[cfg(feature = "tls")]
     #[command(flatten)]
     tls: super::tls::TlsArguments,
-    /// How much to log: `error`, `warn`, `info` (refusals), `debug` (every session), or a filter such as
-    /// `switchpoint=debug` [default: info].
+    #[command(flatten)]
+    admin: admin::Arguments,
+    /// How much to log: `error`, `warn`, `info` (sessions that end, and refusals), `debug` (more of every session), or a
+    /// filter such as `switchpoint=debug` [default: info]. `switchpoint ctl log` changes it at run time.
     #[arg(long, value_name = "LEVEL")]
     log: Option<String>,
+    #[command(flatten)]
+    logging: log::Arguments,
 }
 
 fn setting(text: &str) -> Result<(String, String), String> {
@@ -187,20 +198,25 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         Ok(None) => config,
         Err(error) => return life.fail(&error),
     };
-    tracing_subscriber::fmt()
-        .with_env_filter(&settings.log)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .with_target(false)
-        .log_internal_errors(false) // where the log is full there is nowhere to say so, and to try would panic
-        .init();
+    let mut config = config;
+    config.telemetry = arguments.logging.telemetry();
+    config.telemetry.recent_handshakes = arguments.admin.recent_handshakes();
+    let log = match arguments.logging.install(&settings.log) {
+        Ok(log) => log,
+        Err(error) => return life.fail(&format!("cannot begin to log: {error}")),
+    };
     raise_descriptor_limit();
 
+    let handshakes = Handshakes::new();
+    let shown = (config.telemetry.recent_handshakes > 0).then(|| handshakes.clone());
     // It lives as long as the process.
     let debug_head: Option<&'static str> = arguments.debug_head.clone().map(|path| &*path.leak());
-    let registry = move |_core| match debug_head {
-        Some(path) => settings.registry().get(path, debug_head::answer),
-        None => settings.registry(),
+    let registry = move |_core| {
+        let registry = settings.registry(shown.as_ref());
+        match debug_head {
+            Some(path) => registry.get(path, debug_head::answer),
+            None => registry,
+        }
     };
     match life.start(config, registry) {
         Ok(server) => {
@@ -208,10 +224,38 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
             #[cfg(feature = "tls")]
             let lines = lines.chain(super::tls::self_signed_lines(&server));
             let lines: Vec<String> = lines.collect();
-            life.live(server, &lines.join("\n"))
+            handshakes.of(&server.handle());
+            let mut hooks = hooks(&log, server.handle());
+            hooks.drains = Some(Arc::new(life.ender()));
+            life.live(server, &lines.join("\n"), Operator::new(arguments.admin.clone(), hooks), &log)
         }
         Err(error) => life.fail(&error.to_string()),
     }
+}
+
+/// What an operator can do besides what every server can.
+fn hooks(log: &Log, handle: Handle) -> Hooks {
+    let mut hooks = Hooks::default();
+    let (changed, counted) = (log.clone(), log.clone());
+    hooks.reload = Some(Arc::new(move || reload(&handle)));
+    hooks.set_log = Some(Arc::new(move |level| changed.set(level)));
+    hooks.log_lines_dropped = Some(Arc::new(move || counted.lost()));
+    hooks
+}
+
+/// Reads anew what can be read anew, and says what that was.
+pub(super) fn reload(handle: &Handle) -> Result<String, String> {
+    #[cfg(feature = "tls")]
+    {
+        handle.reload_certificates().map_err(|error| error.to_string())?;
+        let certificates = handle.certificates();
+        if !certificates.is_empty() {
+            let names: Vec<String> = certificates.iter().map(|each| each.names.join(" ")).collect();
+            return Ok(format!("certificates: {}", names.join("; ")));
+        }
+    }
+    let _ = handle;
+    Err("there is nothing to reload".into())
 }
 
 /// Says what is wrong with the settings. Its exit code is that of wrong arguments: to start again will not help.

@@ -375,6 +375,7 @@ mod tests {
         Successor::start(&invocation, &[]).unwrap().wait(limit, &AtomicBool::new(false))
     }
 
+    /// By its path, for the shell knows descriptors of one digit only.
     const SAY: &str = "pipe=${SWITCHPOINT_TAKES_OVER#*:}; pipe=${pipe%%:*}; exec 3>/proc/self/fd/$pipe; ";
 
     #[test]
