@@ -10,13 +10,15 @@ use super::{
     kind::{Given, Kind, Wrong, count, filter, networks, origins, size, switch, time, time_or_never, word},
 };
 
+type Set<S> = Box<dyn Fn(&mut S, &Given<'_>) -> Result<(), Wrong>>;
+
 /// A setting of `S`.
 pub(super) struct Key<S> {
     /// The table that it is in; nothing for the top.
     pub(super) table: &'static str,
     pub(super) name: &'static str,
     pub(super) means: &'static str,
-    pub(super) set: Box<dyn Fn(&mut S, &Given<'_>) -> Result<(), Wrong>>,
+    pub(super) set: Set<S>,
     /// Its value as TOML.
     pub(super) show: Box<dyn Fn(&mut S) -> String>,
 }

@@ -27,9 +27,11 @@ impl Wrong {
     }
 }
 
+type Read<T> = Box<dyn Fn(&Given<'_>) -> Result<T, Wrong>>;
+
 /// A kind of value.
 pub(super) struct Kind<T> {
-    pub(super) read: Box<dyn Fn(&Given<'_>) -> Result<T, Wrong>>,
+    pub(super) read: Read<T>,
     /// As TOML.
     pub(super) show: Box<dyn Fn(&T) -> String>,
 }
@@ -58,7 +60,7 @@ fn parse_size(text: &str, help: &str) -> Result<u64, Wrong> {
 
 fn show_size(size: u64) -> String {
     for (shift, unit) in [(30, "GiB"), (20, "MiB"), (10, "KiB")] {
-        if size > 0 && size % (1 << shift) == 0 {
+        if size > 0 && size.is_multiple_of(1 << shift) {
             return format!("{}{unit}", size >> shift);
         }
     }

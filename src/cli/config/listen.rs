@@ -178,9 +178,7 @@ fn is_any_port(place: &Place) -> bool {
 }
 
 fn one(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Listen> {
-    let Some(address) = reader.required(table, "address", "such as address = \"127.0.0.1:8080\"") else {
-        return None;
-    };
+    let address = reader.required(table, "address", "such as address = \"127.0.0.1:8080\"")?;
     let place = reader.value(table, "address", address, |given| {
         Place::parse(&kind::text(given, "an address", "such as \"127.0.0.1:8080\"")?)
     })?;
@@ -190,7 +188,7 @@ fn one(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Listen> {
         if !matches!(listen.place, Place::Unix(_)) {
             reader.problem(
                 "`mode` is for Unix sockets, and this is none".into(),
-                source.clone(),
+                source,
                 "remove it, or let `address` begin with unix:",
             );
         } else if let Some(mode) = reader.value(table, "mode", value, mode) {

@@ -193,10 +193,10 @@ impl Layers {
             Source::File { span, .. } => (0, span.start),
             _ => (1, 0),
         });
-        let secrets = match (root, &self.file) {
-            (Some((root, _)), _) => secrets(root),
+        let secrets = match root {
+            Some((root, _)) => secrets(root),
             // What it is not known to be may be one.
-            (None, file) => vec![0..file.as_ref().map_or(0, |file| file.text.len())],
+            None => std::iter::once(0..usize::MAX).collect(),
         };
         Err(Problems { file: self.file, secrets, list: problems })
     }
