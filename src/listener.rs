@@ -166,12 +166,25 @@ fn welcome(worker: &Rc<Worker>, socket: OwnedFd, peer: Option<SocketAddr>, index
     let proxies =
         worker.config.listen.get(usize::from(index)).map_or(&[][..], |listener| &listener.proxy_protocol);
     if proxies.is_empty() {
-        crate::spawn(worker.serve_from(stream, peer, Some(index)));
+        crate::spawn(worker.serve_from(secured(worker, stream, index), peer, Some(index)));
     } else if peer.is_some_and(|peer| !proxies.iter().any(|network| network.contains(peer.ip()))) {
         note(worker, peer, Fault::Untrusted);
     } else {
         crate::spawn(introduce(Rc::clone(worker), stream, peer, index));
     }
+}
+
+/// The connection as its listener speaks: with TLS over it, where it does. Nothing is said yet.
+fn secured(worker: &Worker, stream: Stream, index: u16) -> Stream {
+    #[cfg(feature = "tls")]
+    if let Some(acceptor) =
+        worker.config.listen.get(usize::from(index)).and_then(|listener| listener.tls.as_ref())
+    {
+        return acceptor.accept(stream);
+    }
+    #[cfg(not(feature = "tls"))]
+    let _ = (worker, index);
+    stream
 }
 
 /// Waits for the header by which a proxy says who the client is, and serves that client.
@@ -187,6 +200,7 @@ async fn introduce(worker: Rc<Worker>, stream: Stream, proxy: Option<SocketAddr>
     match header {
         Ok(header) => {
             let client = header.addresses.map(|(source, _)| source);
+            let stream = secured(&worker, stream, index);
             worker.serve_from(stream, client.or(proxy), Some(index)).await;
         }
         Err(Unheard::Fault(fault)) => note(&worker, proxy, fault),

@@ -138,12 +138,6 @@ impl Worker {
         listener: Option<u16>,
     ) -> impl Future<Output = ()> + use<> {
         let worker = Rc::clone(self);
-        #[cfg(feature = "tls")]
-        let stream = match listener.and_then(|index| self.config.listen.get(usize::from(index))?.tls.as_ref())
-        {
-            Some(acceptor) => acceptor.accept(stream),
-            None => stream,
-        };
         let tracked = match &permit {
             Err(reason) if self.turned_away.get() >= TURNED_AWAY_MAX => {
                 self.counters.rejected(*reason);

@@ -313,7 +313,7 @@ fn a_route_lets_in_who_has_the_token_and_a_listener_speaks_tls() {
         address = "127.0.0.1:0"
         [[listen]]
         address = "127.0.0.1:0"
-        self_signed = true
+        tls.self_signed = true
         [[route]]
         path = "/echo"
         protocols = ["echo"]
@@ -340,11 +340,13 @@ fn a_route_lets_in_who_has_the_token_and_a_listener_speaks_tls() {
     let shown = folder.ends(&["print-config", "--config", "a.toml"]);
     let shown = String::from_utf8(shown.stdout).unwrap();
     assert!(shown.contains("[redacted]") && !shown.contains("a-secret"), "{shown}");
-    folder.file("[[listen]]\naddress = \":1\"\ntls_cert = \"no.pem\"\ntls_key = \"no.key\"\n");
+    folder.file(
+        "[[listen]]\naddress = \":1\"\ntls.certificates = [{ chain = \"no.pem\", key = \"no.key\" }]\n",
+    );
     let missing = folder.ends(&["check-config", "a.toml"]);
     let said = String::from_utf8_lossy(&missing.stderr).into_owned();
     assert!(
-        missing.status.code() == Some(2) && said.contains("a.toml:3:") && said.contains("no.pem"),
+        missing.status.code() == Some(2) && said.contains("a.toml:3: ") && said.contains("no."),
         "{said}"
     );
 }

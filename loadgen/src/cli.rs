@@ -4,7 +4,7 @@ use std::{
     fs,
     hash::{BuildHasher, RandomState},
     net::{IpAddr, Ipv4Addr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -13,12 +13,17 @@ use clap::{Args, Parser, Subcommand, error::ErrorKind};
 use switchpoint::{Driver, http::list, ws::opening::Opening};
 
 use crate::{
+    ab::{Ab, Side},
     content::Sizes,
+    file::File,
     flights::Verify,
     oracle::Script,
     pace::Pace,
-    plan::{Format, Kind, Output, Phase, Plan, Slow, WebSocket, What},
+    plan::{Format, Http2, Kind, Output, Part, Phase, Plan, Slow, Tls, WebSocket, What},
+    progress::Show,
     schedule::{Arrival, Shape},
+    search::Search,
+    selftest::SelfTest,
     target::Target,
     threshold::Threshold,
     units::{count, count32, rate, some_time, time},
@@ -30,7 +35,7 @@ use crate::{
 /// With --rate messages are sent at their times, whatever the server does (open loop), and latency counts from those
 /// times. Without it each connection sends its next message when a reply has come (closed loop).
 #[derive(Debug, Parser)]
-#[command(name = "loadgen", version, after_help = AFTER_HELP)]
+#[command(name = "loadgen", version, after_help = AFTER_HELP, args_override_self = true)]
 struct Cli {
     #[command(subcommand)]
     command: Sub,
@@ -64,12 +69,26 @@ enum Sub {
         #[command(flatten)]
         load: LoadArgs,
     },
-    /// A storm of WebSocket connections: each is opened at its time, says one message, and goes.
+    /// Requests, or WebSocket messages, over the streams of HTTP/2: by `Upgrade: h2c`, or at once.
+    H2c {
+        #[command(flatten)]
+        common: CommonArgs,
+        #[command(flatten)]
+        load: LoadArgs,
+        #[command(flatten)]
+        websocket: WsArgs,
+        #[command(flatten)]
+        http2: Http2Args,
+    },
+    /// A storm of connections: each is opened at its time, says one message, and goes.
     Storm {
         #[command(flatten)]
         common: CommonArgs,
         #[command(flatten)]
         websocket: WsArgs,
+        /// What each connection speaks: `ws`, `h2c` (one request) or `echo`.
+        #[arg(long, value_enum, default_value_t = Over::Ws)]
+        over: Over,
         /// How long each connection stays after its message.
         #[arg(long, value_name = "TIME", default_value = "0s", value_parser = time)]
         hold: Duration,
@@ -103,6 +122,84 @@ enum Sub {
         #[arg(short, long, value_name = "TIME", default_value = "10s", value_parser = some_time)]
         duration: Duration,
     },
+    /// The highest rate at which a server keeps its promises.
+    Search {
+        #[command(flatten)]
+        common: CommonArgs,
+        #[command(flatten)]
+        load: LoadArgs,
+        #[command(flatten)]
+        websocket: WsArgs,
+        #[command(flatten)]
+        http2: Http2Args,
+        /// What is spoken.
+        #[arg(long, value_enum, default_value_t = Over::Ws)]
+        scenario: Over,
+        /// What has to hold, such as 'p99<10ms' or 'errors==0'; may be repeated.
+        #[arg(long, value_name = "CONDITION", required = true)]
+        slo: Vec<Threshold>,
+        /// The lowest rate.
+        #[arg(long, value_name = "N", default_value = "100", value_parser = rate)]
+        min: f64,
+        /// The highest rate.
+        #[arg(long, value_name = "N", default_value = "1M", value_parser = rate)]
+        max: f64,
+        /// How far apart the highest good and the lowest bad rate may be in the end, in percent.
+        #[arg(long, value_name = "PERCENT", default_value_t = 2.0)]
+        precision: f64,
+        /// How often what was found has to hold again; more than half of them have to.
+        #[arg(long, value_name = "N", default_value_t = 3)]
+        confirm: u32,
+        /// Lets points count whose verdict is DEGRADED.
+        #[arg(long)]
+        allow_degraded: bool,
+    },
+    /// Two servers in alternation: which one is faster, and whether that is more than noise.
+    #[command(mut_arg("url", |url| url.required(false).default_value("ws://127.0.0.1/echo").help(
+        "Its path is that of servers which are started"
+    )))]
+    Ab {
+        #[command(flatten)]
+        common: CommonArgs,
+        #[command(flatten)]
+        load: LoadArgs,
+        #[command(flatten)]
+        websocket: WsArgs,
+        #[command(flatten)]
+        http2: Http2Args,
+        /// What is spoken.
+        #[arg(long, value_enum, default_value_t = Over::Ws)]
+        scenario: Over,
+        /// A URL, or a command that is started for each run, with {port} for its port.
+        #[arg(long, value_name = "SIDE")]
+        a: Side,
+        /// The other one.
+        #[arg(long, value_name = "SIDE")]
+        b: Side,
+        /// How often each of them runs.
+        #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(2..=1000))]
+        pairs: u32,
+        /// A change below this part of the value is none, in percent.
+        #[arg(long, value_name = "PERCENT", default_value_t = 2.0)]
+        practical: f64,
+    },
+    /// One of several generators, which a run with --agents lets work.
+    Agent {
+        /// Where to listen.
+        #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
+        listen: std::net::SocketAddr,
+        /// A file with the token that whoever lets it work has to know; or the variable LOADGEN_TOKEN.
+        #[arg(long, value_name = "FILE")]
+        token_file: Option<PathBuf>,
+    },
+    /// What a scenario file says: flags, and phases with figures of their own.
+    Run {
+        /// TOML; docs/loadgen.md has an example.
+        file: PathBuf,
+        /// Further flags, such as `--json result.json`; they win over those of the file.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "FLAGS")]
+        flags: Vec<String>,
+    },
     /// Says which of two results is faster, and whether that is more than noise.
     Compare {
         /// Results that --json FILE has written.
@@ -120,6 +217,18 @@ enum Sub {
         #[arg(short, long, value_name = "FILE")]
         output: PathBuf,
     },
+    /// Tests this tool against its oracle, and says what it adds to a latency and how high a rate it can vouch for.
+    Selftest {
+        /// Cases by the beginning of their names, such as `t8`; all, and the figures of this machine, otherwise.
+        #[arg(value_name = "CASE")]
+        only: Vec<String>,
+        /// Only what takes a moment.
+        #[arg(long)]
+        quick: bool,
+        /// Names the cases, and tests nothing.
+        #[arg(long)]
+        list: bool,
+    },
     /// A server that misbehaves as it is told, and keeps a ledger: to test load generators with.
     Oracle {
         /// Where to listen.
@@ -134,7 +243,7 @@ enum Sub {
 /// What all commands need that load a server.
 #[derive(Args, Debug)]
 struct CommonArgs {
-    /// Where to, such as `ws://127.0.0.1:8080/echo`; `http://` means the same.
+    /// Where to, such as `ws://127.0.0.1:8080/echo`; `http://` means the same, `wss://` and `https://` are TLS.
     url: Target,
     /// How many connections.
     #[arg(short, long, value_name = "N", default_value = "50", value_parser = count32)]
@@ -172,6 +281,15 @@ struct CommonArgs {
     /// `USER:PASSWORD` for Basic, or `bearer:FILE` with a token in the file.
     #[arg(short = 'A', long, value_name = "WHO")]
     auth: Option<String>,
+    /// With TLS: the certificates of the authorities to trust, and no others; a file in PEM.
+    #[arg(long, alias = "tls-ca", value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// With TLS: trusts whoever answers.
+    #[arg(long, short = 'k', conflicts_with = "ca")]
+    insecure: bool,
+    /// With TLS: the name to ask for, if it is not the URL's host.
+    #[arg(long, value_name = "NAME")]
+    sni: Option<String>,
     /// Where connections come from: an address, or a range such as `127.0.0.0/24`. Beyond 28 000 connections to one
     /// server, one address has no ports left.
     #[arg(long, value_name = "CIDR", value_parser = sources)]
@@ -189,7 +307,7 @@ struct CommonArgs {
     #[arg(long, value_name = "CONDITION")]
     threshold: Vec<Threshold>,
     /// How many errors and unanswered messages are forgiven.
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value = "0", value_parser = count_or_none)]
     max_errors: u64,
     /// What is printed.
     #[arg(short, long, value_enum, default_value_t)]
@@ -212,9 +330,19 @@ struct CommonArgs {
     /// Writes a page with curves and a heat map.
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
-    /// Shows no progress, even on a terminal.
-    #[arg(long)]
+    /// How it goes meanwhile: on a `screen`, in a `line`, or `off`. `auto` takes what standard error is good for, and
+    /// shows nothing where that is no terminal.
+    #[arg(long, value_name = "WHERE", default_value = "auto", value_parser = str::parse::<Show>)]
+    progress: Show,
+    /// The same as `--progress off`.
+    #[arg(long, alias = "no-tui")]
     no_progress: bool,
+    /// Lets these agents do it, such as `10.0.0.1:7000,10.0.0.2:7000`, each its part, and adds up.
+    #[arg(long, value_name = "ADDRESSES", value_delimiter = ',')]
+    agents: Vec<String>,
+    /// A file with the agents' token; or the variable LOADGEN_TOKEN.
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
     /// A name for the results, such as `commit=abc`; may be repeated.
     #[arg(long, value_name = "NAME=VALUE", value_parser = label)]
     label: Vec<(String, String)>,
@@ -252,6 +380,32 @@ struct LoadArgs {
     slow_readers: Option<Slow>,
 }
 
+/// What is spoken, where a command may speak several protocols.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Over {
+    Ws,
+    H2c,
+    Echo,
+}
+
+/// How HTTP/2 is spoken.
+#[derive(Args, Debug)]
+struct Http2Args {
+    /// Speaks HTTP/2 at once, without asking for the switch.
+    #[arg(long)]
+    prior_knowledge: bool,
+    /// How many streams each connection has at a time: 1, or 100 with a rate; of WebSockets, how many it opens (1).
+    #[arg(long, short = 'm', value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    streams: Option<u32>,
+    /// Posts each message and wants it back, as `/echo-body` does; otherwise the URL is asked for again and again, and
+    /// every answer has to be the same.
+    #[arg(long, conflicts_with = "websocket")]
+    post: bool,
+    /// WebSockets on the streams (RFC 8441), and no requests.
+    #[arg(long)]
+    websocket: bool,
+}
+
 /// How WebSocket is spoken.
 #[derive(Args, Debug)]
 struct WsArgs {
@@ -279,17 +433,65 @@ struct WsArgs {
 }
 
 impl WsArgs {
-    fn what(self) -> What {
-        What::WebSocket(WebSocket {
+    fn how(self) -> WebSocket {
+        WebSocket {
             is_text: self.text,
             subprotocols: self.subprotocol,
             deflate: self.deflate,
             fragment: self.fragment.filter(|fragment| *fragment > 0),
             has_zero_mask: self.mask == "zero",
             ping: self.ping,
-        })
+        }
+    }
+
+    fn what(self) -> What {
+        What::WebSocket(self.how())
     }
 }
+
+/// A plan over HTTP/2.
+fn to_http2(common: CommonArgs, mut load: LoadArgs, ws: WsArgs, http2: Http2Args) -> Result<Plan, String> {
+    let is_open = load.rate.is_some_and(|rate| rate > 0.0) || load.profile.is_some();
+    let stamp = if ws.text { 24 } else { 12 };
+    let websocket = http2.websocket.then(|| ws.how());
+    let streams = match &websocket {
+        None if load.depth.is_some() => {
+            return Err(
+                "a stream has one request: say how many streams there are at a time with --streams".into()
+            );
+        }
+        None => {
+            let streams = http2.streams.unwrap_or(if is_open { STREAMS } else { 1 });
+            load.depth = Some(streams);
+            streams
+        }
+        Some(how) if how.deflate => {
+            return Err("--deflate is not there for WebSockets on streams; use `loadgen ws`".into());
+        }
+        Some(_) if common.size.min() < stamp => {
+            return Err(format!(
+                "streams answer in any order, so messages are known by their first {stamp} bytes: --size has to be at least {stamp}"
+            ));
+        }
+        Some(_) => {
+            let streams = http2.streams.unwrap_or(1);
+            let depth = load.depth.unwrap_or(if is_open { DEPTH_MAX / streams } else { 1 });
+            load.depth = Some(streams.saturating_mul(depth.max(1)));
+            streams
+        }
+    };
+    let how = Http2 {
+        // With TLS, ALPN is what settles it.
+        has_prior_knowledge: http2.prior_knowledge || common.url.url.is_secure(),
+        posts: http2.post,
+        websocket,
+        streams: streams as usize,
+    };
+    to_load(common, load, What::Http2(how))
+}
+
+/// How many streams at a time a connection has with a rate: what many servers allow.
+const STREAMS: u32 = 100;
 
 fn verify(text: &str) -> Result<Verify, String> {
     match text {
@@ -305,6 +507,10 @@ fn cores(text: &str) -> Result<(usize, usize), String> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let (first, last): (usize, usize) = (first.parse().map_err(|_| hint)?, last.parse().map_err(|_| hint)?);
     if first <= last { Ok((first, last - first + 1)) } else { Err(hint.into()) }
+}
+
+fn count_or_none(text: &str) -> Result<u64, String> {
+    if text == "0" { Ok(0) } else { count(text) }
 }
 
 fn label(text: &str) -> Result<(String, String), String> {
@@ -373,9 +579,14 @@ type Sources = Vec<IpAddr>;
 #[derive(Debug)]
 pub(crate) enum Command {
     Run(Box<Plan>),
+    Coordinate { plan: Box<Plan>, agents: Vec<String>, token: Option<PathBuf> },
+    Agent { listen: std::net::SocketAddr, token: Option<PathBuf> },
+    Search(Box<Search>),
+    Ab(Box<Ab>),
     Compare { results: Vec<PathBuf>, practical: f64 },
     Merge { logs: Vec<PathBuf>, output: PathBuf },
     Oracle { listen: std::net::SocketAddr, script: Box<Script> },
+    SelfTest(SelfTest),
 }
 
 /// What the command line asks for; if that makes no sense, it has been said, and this is the exit code.
@@ -386,8 +597,33 @@ pub(crate) fn command() -> Result<Command, u8> {
     })
 }
 
+/// The plan of a command line that came from elsewhere.
+pub(crate) fn plan_of(arguments: &[String]) -> Result<Plan, String> {
+    let arguments = std::iter::once("loadgen").chain(arguments.iter().map(String::as_str));
+    match Cli::try_parse_from(arguments).and_then(to_command) {
+        Ok(Command::Run(plan) | Command::Coordinate { plan, .. }) => Ok(*plan),
+        Ok(_) => Err("this is no run".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 fn to_command(cli: Cli) -> Result<Command, clap::Error> {
     let invalid = |message: String| clap::Error::raw(ErrorKind::ValueValidation, message + "\n");
+    let (agents, token) = match &cli.command {
+        Sub::Ws { common, .. } | Sub::Echo { common, .. } | Sub::H2c { common, .. } => {
+            (common.agents.clone(), common.token_file.clone())
+        }
+        Sub::Storm { common, .. }
+        | Sub::Connect { common, .. }
+        | Sub::Fanout { common, .. }
+        | Sub::Search { common, .. }
+        | Sub::Ab { common, .. }
+            if !common.agents.is_empty() =>
+        {
+            return Err(invalid("agents are for ws, echo and h2c".to_owned()));
+        }
+        _ => (Vec::new(), None),
+    };
     let plan = match cli.command {
         Sub::Ws { common, load, websocket } => to_load(common, load, websocket.what()).map_err(invalid)?,
         Sub::Echo { common, load } => {
@@ -398,9 +634,17 @@ fn to_command(cli: Cli) -> Result<Command, clap::Error> {
             }
             to_load(common, load, What::Echo).map_err(invalid)?
         }
-        Sub::Storm { common, websocket, hold } => {
+        Sub::H2c { common, load, websocket, http2 } => {
+            to_http2(common, load, websocket, http2).map_err(invalid)?
+        }
+        Sub::Storm { common, websocket, over, hold } => {
             let kind = Kind::Storm { hold, says: true };
-            to_plan(common, kind, websocket.what(), vec![closed("storm")]).map_err(invalid)?
+            let what = match over {
+                Over::Ws => websocket.what(),
+                Over::H2c => What::Http2(Http2 { streams: 1, ..Http2::default() }),
+                Over::Echo => What::Echo,
+            };
+            to_plan(common, kind, what, vec![closed("storm")]).map_err(invalid)?
         }
         Sub::Connect { common, websocket, hold } => {
             let kind = Kind::Storm { hold, says: false };
@@ -433,15 +677,103 @@ fn to_command(cli: Cli) -> Result<Command, clap::Error> {
             let phase = Phase { time: Some(duration), profile: Some(profile), ..closed("run") };
             to_plan(common, Kind::Fanout { senders }, websocket.what(), vec![phase]).map_err(invalid)?
         }
+        Sub::Search {
+            common,
+            mut load,
+            websocket,
+            http2,
+            scenario,
+            slo,
+            min,
+            max,
+            precision,
+            confirm,
+            allow_degraded,
+        } => {
+            if load.rate.is_some() || load.profile.is_some() || load.requests.is_some() {
+                return Err(invalid(
+                    "the search chooses the rate: leave out -r, --profile and -n".to_owned(),
+                ));
+            }
+            if !(min > 0.0 && min <= max && precision > 0.0) {
+                return Err(invalid("0 < --min <= --max, and 0 < --precision".to_owned()));
+            }
+            load.rate = Some(min);
+            let time = load.duration.unwrap_or(POINT);
+            let warmup = load.warmup.unwrap_or(WARMUP);
+            let plan = to_scenario(scenario, common, load, websocket, http2).map_err(invalid)?;
+            return Ok(Command::Search(Box::new(Search {
+                plan,
+                slos: slo,
+                min,
+                max,
+                time,
+                warmup,
+                precision: precision / 100.0,
+                confirm,
+                takes_degraded: allow_degraded,
+            })));
+        }
+        Sub::Ab { common, load, websocket, http2, scenario, a, b, pairs, practical } => {
+            let plan = to_scenario(scenario, common, load, websocket, http2).map_err(invalid)?;
+            return Ok(Command::Ab(Box::new(Ab { plan, sides: [a, b], pairs, practical })));
+        }
+        Sub::Selftest { only, quick, list } => {
+            return Ok(Command::SelfTest(SelfTest { only, is_quick: quick, lists: list }));
+        }
+        Sub::Agent { listen, token_file } => return Ok(Command::Agent { listen, token: token_file }),
+        Sub::Run { file, flags } => return from_file(&file, &flags),
         Sub::Compare { results, practical } => return Ok(Command::Compare { results, practical }),
         Sub::Merge { logs, output } => return Ok(Command::Merge { logs, output }),
         Sub::Oracle { listen, mode } => return Ok(Command::Oracle { listen, script: Box::new(mode) }),
     };
-    Ok(Command::Run(Box::new(plan)))
+    if agents.is_empty() {
+        Ok(Command::Run(Box::new(plan)))
+    } else {
+        Ok(Command::Coordinate { plan: Box::new(plan), agents, token })
+    }
+}
+
+/// A plan for messages over one of several protocols.
+fn to_scenario(
+    scenario: Over,
+    common: CommonArgs,
+    load: LoadArgs,
+    websocket: WsArgs,
+    http2: Http2Args,
+) -> Result<Plan, String> {
+    match scenario {
+        Over::Ws => to_load(common, load, websocket.what()),
+        Over::H2c => to_http2(common, load, websocket, http2),
+        Over::Echo => to_load(common, load, What::Echo),
+    }
+}
+
+/// How long each point of a search is measured.
+const POINT: Duration = Duration::from_secs(5);
+
+/// What a scenario file asks for.
+fn from_file(path: &Path, flags: &[String]) -> Result<Command, clap::Error> {
+    let invalid = |message: String| clap::Error::raw(ErrorKind::ValueValidation, message + "\n");
+    let file = File::read(path, flags).map_err(invalid)?;
+    let arguments = std::iter::once("loadgen".to_owned()).chain(file.arguments.iter().cloned());
+    match Cli::try_parse_from(arguments).and_then(to_command) {
+        Ok(Command::Run(plan)) => Ok(Command::Run(Box::new(file.complete(*plan)))),
+        Ok(_) => Err(invalid("a file describes a run of this process, without agents".to_owned())),
+        Err(error) if !error.use_stderr() => Err(error),
+        Err(error) => Err(invalid(file.explain(&error))),
+    }
 }
 
 fn closed(name: &str) -> Phase {
-    Phase { name: name.into(), time: None, profile: None, is_measured: true, is_storm: false }
+    Phase {
+        name: name.into(),
+        time: None,
+        profile: None,
+        is_measured: true,
+        is_storm: false,
+        thresholds: Vec::new(),
+    }
 }
 
 fn to_load(common: CommonArgs, load: LoadArgs, what: What) -> Result<Plan, String> {
@@ -484,6 +816,7 @@ fn to_load(common: CommonArgs, load: LoadArgs, what: What) -> Result<Plan, Strin
             profile: rate.map(|rate| Shape::Constant.profile(rate, warmup)),
             is_measured: false,
             is_storm: false,
+            thresholds: Vec::new(),
         });
     }
     let profile = match time {
@@ -491,7 +824,14 @@ fn to_load(common: CommonArgs, load: LoadArgs, what: What) -> Result<Plan, Strin
         None if is_open => return Err("a rate needs a time: add -d, or -n".into()),
         _ => None,
     };
-    phases.push(Phase { name: "run".into(), time, profile, is_measured: true, is_storm: false });
+    phases.push(Phase {
+        name: "run".into(),
+        time,
+        profile,
+        is_measured: true,
+        is_storm: false,
+        thresholds: Vec::new(),
+    });
     let mut plan = to_plan(common, Kind::Load, what, phases)?;
     plan.requests = load.requests;
     plan.depth = load.depth.unwrap_or(if is_open { DEPTH_MAX } else { 1 }) as usize;
@@ -510,7 +850,7 @@ fn to_plan(common: CommonArgs, kind: Kind, what: What, phases: Vec<Phase>) -> Re
     if let Some(who) = &common.auth {
         headers.push(auth(who)?);
     }
-    if let What::WebSocket(how) = &what {
+    if let What::WebSocket(how) | What::Http2(Http2 { websocket: Some(how), .. }) = &what {
         let mut opening = Opening::new([0; 16]);
         for name in &how.subprotocols {
             opening.subprotocol(name).map_err(|unfit| format!("--subprotocol {name}: {unfit}"))?;
@@ -527,6 +867,7 @@ fn to_plan(common: CommonArgs, kind: Kind, what: What, phases: Vec<Phase>) -> Re
         what,
         target: common.url,
         connections: common.connections,
+        part: Part::WHOLE,
         connection_rate: common.conn_rate.filter(|rate| *rate > 0.0),
         phases,
         arrival: common.arrival,
@@ -541,6 +882,7 @@ fn to_plan(common: CommonArgs, kind: Kind, what: What, phases: Vec<Phase>) -> Re
         grace: common.grace,
         verify: common.verify,
         pace: common.pace,
+        tls: Tls { is_insecure: common.insecure, authority: common.ca, name: common.sni },
         headers,
         driver: common.driver,
         sources: common.source.unwrap_or_default(),
@@ -557,7 +899,7 @@ fn to_plan(common: CommonArgs, kind: Kind, what: What, phases: Vec<Phase>) -> Re
             hlog: common.hlog,
             hgrm: common.hgrm,
             html: common.html,
-            progress: common.no_progress.then_some(false),
+            progress: if common.no_progress { Show::Off } else { common.progress },
         },
         labels: common.label,
     })
@@ -630,6 +972,29 @@ mod tests {
             let error = parse(&format!("loadgen {line}")).unwrap_err().to_string();
             assert!(error.contains(hint), "{line}: {error}");
         }
+    }
+
+    #[test]
+    fn a_file_is_a_command_line_and_phases() {
+        let path = std::env::temp_dir().join(format!("loadgen-file-{}.toml", std::process::id()));
+        let read = |text: &str, flags: &str| {
+            fs::write(&path, text).unwrap();
+            parse(format!("loadgen run {} {flags}", path.display()).trim())
+        };
+        let text = "url = \"ws://h/\"\nconnections = 7\n[[phase]]\ntime = \"2s\"\nrate = \"1k\"\n";
+        let plan = read(text, "--size 20 --connections 9").unwrap();
+        assert_eq!((plan.connections, plan.sizes, plan.depth), (9, Sizes::Fixed(20), 65_536));
+        assert_eq!((plan.phases.len(), plan.phases[0].time), (1, Some(Duration::from_secs(2))));
+        for (from, to, hint) in [
+            ("connections = 7", "conections = 7", ":2: unexpected argument '--conections'"),
+            ("connections = 7", "connections = \"seven\"", ":2: invalid value 'seven'"),
+            ("connections = 7", "scenario = \"echo\"\nsize = 0", "at least 1"),
+        ] {
+            let error = read(&text.replace(from, to), "").unwrap_err().to_string();
+            assert!(error.contains(hint), "{to}: {error}");
+        }
+        assert!(read(&text.replace("conn", "con"), "").unwrap_err().to_string().contains("similar"));
+        fs::remove_file(&path).unwrap();
     }
 
     #[test]

@@ -13,16 +13,19 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use switchpoint::ws::{Code, opening::Answer};
+use switchpoint::ws::{
+    Code, Opening,
+    opening::{Answer, Switched},
+};
 
 use crate::{
     content::{Content, Random},
     fault::Fault,
-    flights::{Flights, Reply, Verify},
+    flights::{Flight, Flights, Reply, Verify},
     plan::COHORTS,
     record::Record,
-    scenario::{Scenario, Sink},
-    socket::Socket,
+    scenario::{self, Scenario, Sink},
+    socket::{Socket, Tcp},
     units::Nanos,
     worker::{Draw, Worker},
 };
@@ -47,48 +50,101 @@ pub(crate) async fn open<S: Scenario>(
     let plan = &*worker.plan;
     let begun = worker.now();
     let mut random = Random::new(plan.seed ^ (u64::from(number) + 1) << 32);
-    let mut opening = S::opening(plan, &mut random).map_err(|unfit| Fault::Own(io::Error::other(unfit)))?;
-    for (name, value) in &plan.headers {
-        opening.field(name, value).map_err(|unfit| Fault::Own(io::Error::other(unfit)))?;
-    }
+    let own = |unfit| Fault::Own(io::Error::other(unfit));
+    let opening = match S::opening(plan, &mut random).map_err(own)? {
+        Some(mut opening) => {
+            for (name, value) in &plan.headers {
+                opening.field(name, value).map_err(own)?;
+            }
+            Some(opening)
+        }
+        None => None,
+    };
     let source = source(&plan.sources, number);
     let slow = plan.is_slow(number).then_some(SLOW_BUFFER);
-    let socket = Socket::connect(worker.address, source, slow).await.map_err(Fault::Connect)?;
-    let connected = worker.now();
+    let tcp = Tcp::connect(worker.address, source, slow).await.map_err(Fault::Connect)?;
+    let mut connected = worker.now();
     if let Some(intended) = intended {
         worker.record.borrow_mut().opening.lag.saturating_record(begun.saturating_sub(intended));
     }
     worker.record.borrow_mut().opening.tcp.saturating_record(connected - begun);
-    write_all(&socket, &opening.request(&plan.target.url)).await.map_err(Fault::Lost)?;
+    let socket = match &worker.shared.connector {
+        None => Socket::Tcp(tcp),
+        Some(connector) => {
+            let stream = tcp.into_stream().map_err(Fault::Connect)?;
+            let host = plan.target.url.host();
+            let tls = connector.connect(stream, host, plan.connect_timeout).await?;
+            let agreed = tls.tls().and_then(|tls| tls.alpn);
+            if plan.alpn() == "h2" && agreed.as_deref() != Some("h2") {
+                return Err(Fault::NoAlpn);
+            }
+            let since = std::mem::replace(&mut connected, worker.now());
+            worker.record.borrow_mut().opening.tls.saturating_record(connected - since);
+            Socket::Tls(tls)
+        }
+    };
 
     let mut buffer = Vec::with_capacity(HEAD_BUFFER);
-    let switched = loop {
-        match opening.read(&buffer)? {
+    let switched = match &opening {
+        Some(opening) => Some(switch(&worker, &socket, opening, &mut buffer).await?),
+        None => None,
+    };
+    let switched_at = worker.now();
+    if switched.is_some() {
+        worker.record.borrow_mut().opening.upgrade.saturating_record(switched_at - connected);
+    }
+    let mut scenario = S::new(plan, switched.as_ref(), random, &worker.contexts, &worker.content)?;
+    let mut out = Vec::new();
+    let mut is_settled = scenario.settle(&mut buffer, &mut out)?;
+    let settles = !is_settled;
+    loop {
+        write_all(&socket, &out).await.map_err(Fault::Lost)?;
+        out.clear();
+        if is_settled {
+            break;
+        }
+        if !read_more(&socket, &mut buffer).await? {
+            return Err(Fault::Cut);
+        }
+        is_settled = scenario.settle(&mut buffer, &mut out)?;
+    }
+    let now = worker.now();
+    let mut record = worker.record.borrow_mut();
+    if settles {
+        record.opening.settle.saturating_record(now - switched_at);
+    }
+    record.opening.ready.saturating_record(now.saturating_sub(intended.unwrap_or(begun)));
+    Ok(Opened { number, socket: Rc::new(socket), scenario, buffer })
+}
+
+/// Asks for the switch, and reads the answer; what has come behind it is left in `buffer`.
+async fn switch<S: Scenario>(
+    worker: &Worker<S>,
+    socket: &Socket,
+    opening: &Opening,
+    buffer: &mut Vec<u8>,
+) -> Result<Switched, Fault> {
+    write_all(socket, &opening.request(&worker.plan.target.url)).await.map_err(Fault::Lost)?;
+    loop {
+        match opening.read(buffer)? {
             Some((answer, size)) => {
                 buffer.drain(..size);
                 match answer {
                     Answer::Interim => {}
-                    Answer::Switched(switched) => break switched,
+                    Answer::Switched(switched) => return Ok(switched),
                     Answer::Refused(mut refusal) => {
-                        while !refusal.has_whole_body(&buffer)
-                            && read_more(&socket, &mut buffer).await.unwrap_or(false)
-                        {
-                        }
-                        refusal.read_body(&buffer);
+                        while !refusal.has_whole_body(buffer)
+                            && read_more(socket, buffer).await.unwrap_or(false)
+                        {}
+                        refusal.read_body(buffer);
                         return Err(Fault::Refused(refusal));
                     }
                 }
             }
-            None if !read_more(&socket, &mut buffer).await? => return Err(Fault::Cut),
+            None if !read_more(socket, buffer).await? => return Err(Fault::Cut),
             None => {}
         }
-    };
-    let now = worker.now();
-    let mut record = worker.record.borrow_mut();
-    record.opening.upgrade.saturating_record(now - connected);
-    record.opening.ready.saturating_record(now.saturating_sub(intended.unwrap_or(begun)));
-    let scenario = S::new(plan, &switched, random, &worker.contexts);
-    Ok(Opened { number, socket: Rc::new(socket), scenario, buffer })
+    }
 }
 
 fn source(sources: &[IpAddr], number: u32) -> Option<IpAddr> {
@@ -128,6 +184,8 @@ pub(crate) struct Connection<S> {
     waiting: RefCell<Option<Waker>>,
     /// When we said goodbye, or cut it for a reconnect.
     closing: Cell<Option<Nanos>>,
+    /// It is cut once nothing is under way.
+    is_leaving: Cell<bool>,
     /// Which of a phase's slots is ours.
     cohort: u16,
 }
@@ -147,9 +205,10 @@ impl<S: Scenario> Connection<S> {
     pub(crate) fn new(worker: &Worker<S>, opened: Opened<S>) -> (Rc<Self>, Vec<u8>) {
         let Opened { number, socket, scenario, buffer } = opened;
         let is_slow = worker.plan.is_slow(number);
+        let flights = Flights::with_capacity(if worker.plan.is_open() { 0 } else { worker.plan.depth });
         let state = State {
             scenario,
-            flights: Flights::with_capacity(if worker.plan.is_open() { 0 } else { worker.plan.depth }),
+            flights: if S::IS_ORDERED { flights } else { flights.in_any_order() },
             backlog: VecDeque::new(),
             unsent: Unsent::default(),
             fresh: 0,
@@ -161,6 +220,7 @@ impl<S: Scenario> Connection<S> {
             state: RefCell::new(state),
             waiting: RefCell::new(None),
             closing: Cell::new(None),
+            is_leaving: Cell::new(false),
             cohort: u16::from(is_slow),
         };
         (Rc::new(connection), buffer)
@@ -171,10 +231,17 @@ impl<S: Scenario> Connection<S> {
         self.socket.abort();
     }
 
-    /// The same, by our own will.
+    /// The same, by our own will, as soon as what is under way was answered: that is not the server's to lose.
     pub(crate) fn leave(&self, now: Nanos) {
         self.closing.set(Some(now));
-        self.abort();
+        self.is_leaving.set(true);
+        self.abort_if_done(&self.state.borrow());
+    }
+
+    fn abort_if_done(&self, state: &State<S>) {
+        if self.is_leaving.get() && state.flights.waiting() == 0 && state.backlog.is_empty() {
+            self.abort();
+        }
     }
 
     /// Waits for replies until the server, the schedule or `worker` ends it.
@@ -198,6 +265,9 @@ impl<S: Scenario> Connection<S> {
         loop {
             let was_full = buffer.len() == buffer.capacity();
             self.turn(worker, &mut buffer)?;
+            if self.is_leaving.get() {
+                self.abort_if_done(&self.state.borrow());
+            }
             if was_full && (buffer.len() == buffer.capacity() || buffer.capacity() < BUFFER_MAX) {
                 // Whoever fills it gets one that takes more at once.
                 buffer.reserve_exact(2 * buffer.capacity() - buffer.len());
@@ -218,6 +288,9 @@ impl<S: Scenario> Connection<S> {
         held.append(&mut buffer);
         loop {
             self.turn(worker, &mut held)?;
+            if self.is_leaving.get() {
+                self.abort_if_done(&self.state.borrow());
+            }
             let (result, back) = self.read(worker, Vec::with_capacity(step)).await;
             let count = result.map_err(Fault::Lost)?;
             if count == 0 {
@@ -247,10 +320,13 @@ impl<S: Scenario> Connection<S> {
             verify: worker.plan.verify,
             now,
             is_first,
+            alike: None,
             until: |slot: u16| worker.until(slot),
             is_open: |slot: u16| worker.is_open(slot),
         };
-        let consumed = scenario.receive(buffer, out, &mut replies)?;
+        let consumed = scenario.receive(buffer, out, &mut replies);
+        replies.count_alike();
+        let consumed = consumed?;
         if consumed == buffer.len() {
             buffer.clear();
         } else {
@@ -266,6 +342,7 @@ impl<S: Scenario> Connection<S> {
         }
         let resent = (flights.next() - first) as usize;
         if resent > 0 {
+            scenario.flush(out);
             let sent = worker.now();
             flights.sent(resent, sent, |flight| record.sent_as_planned(flight));
         }
@@ -277,6 +354,7 @@ impl<S: Scenario> Connection<S> {
                     for _ in 0..count {
                         append(scenario, flights, worker, self.number, 0, slot, out);
                     }
+                    scenario.flush(out);
                     let sent = worker.now();
                     flights.sent_closed(count, sent);
                     let ledger = &mut record.slots[usize::from(slot)].ledger;
@@ -350,7 +428,8 @@ impl<S: Scenario> Connection<S> {
     /// Sends what was released.
     #[inline]
     pub(crate) fn flush(&self, worker: &Worker<S>) {
-        let State { flights, unsent, fresh, .. } = &mut *self.state.borrow_mut();
+        let State { scenario, flights, unsent, fresh, .. } = &mut *self.state.borrow_mut();
+        scenario.flush(&mut unsent.bytes);
         let now = worker.now();
         {
             let mut record = worker.record.borrow_mut();
@@ -386,10 +465,12 @@ impl<S: Scenario> Connection<S> {
 
     /// Sends a sign of life.
     pub(crate) fn ping(&self) {
-        let State { scenario, unsent, .. } = &mut *self.state.borrow_mut();
-        if self.closing.get().is_none() && unsent.is_empty() {
-            scenario.ping(&mut unsent.bytes);
-            unsent.send(&self.socket, &[]);
+        {
+            let State { scenario, unsent, .. } = &mut *self.state.borrow_mut();
+            if self.closing.get().is_none() && unsent.is_empty() {
+                scenario.ping(&mut unsent.bytes);
+                unsent.send(&self.socket, &[]);
+            }
         }
         self.wake_if_unsent();
     }
@@ -511,6 +592,9 @@ struct Replies<'a, U, O> {
     verify: Verify,
     now: Nanos,
     is_first: &'a mut bool,
+    /// One of the messages that were answered and not counted yet, and how many there are: they were sent together, so all
+    /// of them have taken the same time.
+    alike: Option<(Flight, u64)>,
     until: U,
     is_open: O,
 }
@@ -523,10 +607,47 @@ impl<U: Fn(u16) -> Nanos, O: Fn(u16) -> bool> Sink for Replies<'_, U, O> {
 
     #[inline]
     fn reply(&mut self, payload: &[u8], is_right_type: bool) -> Result<(), Fault> {
-        match self.flights.judge(self.content, self.number, self.verify, payload, is_right_type) {
+        let reply = self.flights.judge(self.content, self.number, self.verify, payload, is_right_type);
+        self.count(reply)
+    }
+
+    fn number(&self, payload: &[u8]) -> Option<u64> {
+        let (connection, number) = self.content.stamp(payload)?;
+        (connection == self.number).then_some(number)
+    }
+
+    fn answer(&mut self, number: u64, answer: scenario::Answer<'_>) -> Result<(), Fault> {
+        let reply = self.flights.judge_numbered(self.content, self.number, self.verify, number, answer);
+        self.count(reply)
+    }
+}
+
+impl<U: Fn(u16) -> Nanos, O: Fn(u16) -> bool> Replies<'_, U, O> {
+    /// Counts what was answered last.
+    fn count_alike(&mut self) {
+        let alike = self.alike.take();
+        self.count_these(alike);
+    }
+
+    #[inline]
+    fn count_these(&mut self, alike: Option<(Flight, u64)>) {
+        if let Some((flight, count)) = alike {
+            let (until, is_open) = ((self.until)(flight.slot), (self.is_open)(flight.slot));
+            self.record.answered(&flight, count, self.now, until, is_open);
+        }
+    }
+
+    #[inline]
+    fn count(&mut self, reply: Reply) -> Result<(), Fault> {
+        match reply {
             Reply::Answers(flight) => {
-                let is_open = (self.is_open)(flight.slot);
-                self.record.answered(&flight, self.now, (self.until)(flight.slot), is_open);
+                match &mut self.alike {
+                    Some((alike, count)) if *alike == flight => *count += 1,
+                    alike => {
+                        let before = alike.replace((flight, 1));
+                        self.count_these(before);
+                    }
+                }
                 if *self.is_first {
                     *self.is_first = false;
                     self.record.opening.first.saturating_record(self.now - flight.sent);

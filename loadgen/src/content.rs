@@ -7,7 +7,7 @@
 //! In text every byte of the stamp is two hexadecimal digits. A message too short for its stamp carries the beginning.
 //! Nothing is kept of a message that was sent: what its reply has to be follows from its numbers.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::OnceLock};
 
 use crate::{fault::Wrong, units};
 
@@ -93,6 +93,8 @@ pub(crate) struct Content {
     is_text: bool,
     seed: u64,
     pool: Vec<u8>,
+    /// What was answered first, where the answer does not follow from the message.
+    first: OnceLock<Vec<u8>>,
 }
 
 impl Content {
@@ -102,7 +104,8 @@ impl Content {
             let byte = random.next() as u8;
             if is_text { b' ' + byte % 95 } else { byte }
         };
-        Self { sizes, is_text, seed, pool: (0..sizes.max() + PIECES).map(|_| byte()).collect() }
+        let pool = (0..sizes.max() + PIECES).map(|_| byte()).collect();
+        Self { sizes, is_text, seed, pool, first: OnceLock::new() }
     }
 
     /// How long the longest message is.
@@ -155,6 +158,16 @@ impl Content {
         }
         let differs = expected.iter().zip(reply).position(|(expected, got)| expected != got);
         Wrong::Content(differs.unwrap_or(0))
+    }
+
+    /// Where an answer differs from the first one of the run, for answers that do not follow from a message.
+    pub(crate) fn differs_from_first(&self, answer: &[u8]) -> Option<Wrong> {
+        let first = self.first.get_or_init(|| answer.to_vec());
+        if first.len() != answer.len() {
+            return Some(Wrong::Length(answer.len()));
+        }
+        let differs = || first.iter().zip(answer).position(|(first, other)| first != other);
+        (first != answer).then(|| Wrong::Content(differs().unwrap_or(0)))
     }
 
     #[inline]

@@ -2,10 +2,13 @@
 
 use std::{borrow::Cow, io};
 
-use switchpoint::ws::{
-    self,
-    extension::Misfit,
-    opening::{OpeningFault, Refusal},
+use switchpoint::{
+    tls,
+    ws::{
+        self,
+        extension::Misfit,
+        opening::{OpeningFault, Refusal},
+    },
 };
 
 /// What ends a connection before its time. The text says whose fault it is and what can be done about it.
@@ -20,6 +23,12 @@ pub(crate) enum Fault {
     /// Others timed out, or the user wants an end, so it was not tried, or not to its end.
     #[error("given up, because other connections timed out or the run was interrupted")]
     NotTried,
+    /// TLS has not come about.
+    #[error("{0}{hint}", hint = tls_hint(.0))]
+    Tls(#[from] tls::Fault),
+    /// It has, but not for HTTP/2.
+    #[error("the server has not agreed to HTTP/2 by ALPN")]
+    NoAlpn,
     /// The server said no.
     #[error("the server refused the switch: {0}{hint}", hint = refusal_hint(.0))]
     Refused(Refusal),
@@ -41,6 +50,15 @@ pub(crate) enum Fault {
     /// The server's frames break RFC 6455.
     #[error("the server broke the protocol: {0}")]
     Protocol(#[from] ws::Fault),
+    /// The server's frames break HTTP/2, or it gives up.
+    #[error("HTTP/2 ended: {0}")]
+    Http2(String),
+    /// A stream for a WebSocket was refused.
+    #[error("the server refused a WebSocket on a stream: {0}{1}")]
+    RefusedStream(u16, String),
+    /// There can be none.
+    #[error("the server does not offer WebSocket over HTTP/2 (SETTINGS_ENABLE_CONNECT_PROTOCOL, RFC 8441 3)")]
+    NoExtendedConnect,
     /// A reply, and nothing was asked.
     #[error("a reply came that answers nothing")]
     Surplus,
@@ -66,6 +84,8 @@ impl Fault {
             },
             Self::TimedOut(_) => "handshake-timeout",
             Self::NotTried => "not-tried",
+            Self::Tls(fault) => return format!("tls-{}", fault.code()).into(),
+            Self::NoAlpn => "no-alpn-h2",
             Self::Refused(refusal) => return format!("refused-{}", refusal.status()).into(),
             Self::Handshake(fault) => match fault {
                 OpeningFault::NoHttp => "handshake-no-http",
@@ -86,6 +106,9 @@ impl Fault {
             Self::Closed { code: None, .. } => "closed",
             Self::Closed { code: Some(code), .. } => return format!("closed-{code}").into(),
             Self::Protocol(fault) => fault.code(),
+            Self::Http2(_) => "http2",
+            Self::RefusedStream(status, _) => return format!("refused-{status}").into(),
+            Self::NoExtendedConnect => "no-extended-connect",
             Self::Surplus => "surplus-reply",
             Self::Silent(_) => "no-first-reply",
             Self::NoGoodbye => "no-goodbye",
@@ -106,9 +129,18 @@ fn connect_hint(error: &io::Error) -> &'static str {
     }
 }
 
+fn tls_hint(fault: &tls::Fault) -> &'static str {
+    match fault.code() {
+        "certificate-untrusted" => "; name its authority with --ca FILE, or trust anybody with --insecure",
+        "certificate-invalid" => "; is it for this host? --sni NAME asks for another",
+        "not-tls" | "left" => "; does this port speak TLS? ws:// and http:// do without",
+        _ => "",
+    }
+}
+
 fn refusal_hint(refusal: &Refusal) -> &'static str {
     match refusal.status() {
-        200..300 => "; there is an ordinary resource at this path, which speaks no other protocol",
+        200..300 => "; there is an ordinary resource at this path, which does not switch to that protocol",
         _ => "",
     }
 }
@@ -136,6 +168,12 @@ pub(crate) enum Wrong {
     /// Another connection's message.
     #[error("the reply belongs to connection {0}")]
     Foreign(u32),
+    /// An answer of HTTP, and not a good one.
+    #[error("the answer's status is {0}")]
+    Status(u16),
+    /// The stream was reset, or could not be opened.
+    #[error("the stream was reset (error code {0})")]
+    Reset(u32),
     /// Not what any message said.
     #[error("the reply differs from its message, first in byte {0}")]
     Content(usize),
@@ -149,6 +187,8 @@ impl Wrong {
             Self::Length(_) => "wrong-length",
             Self::Order(_) => "wrong-order",
             Self::Foreign(_) => "foreign-reply",
+            Self::Status(_) => "wrong-status",
+            Self::Reset(_) => "stream-reset",
             Self::Content(_) => "wrong-content",
         }
     }

@@ -10,7 +10,13 @@
 
 use std::collections::VecDeque;
 
-use crate::{content::Content, fault::Wrong, units::Nanos};
+use crate::{
+    content::Content,
+    fault::Wrong,
+    proof::{Break, is_broken},
+    scenario::Answer,
+    units::Nanos,
+};
 
 /// A message under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +66,8 @@ pub(crate) enum Reply {
 
 #[derive(Debug, Default)]
 pub(crate) struct Flights {
+    /// A reply may overtake another one.
+    is_unordered: bool,
     queue: VecDeque<Flight>,
     /// The sequence number of the first one in `queue`.
     base: u64,
@@ -74,6 +82,12 @@ impl Flights {
     /// With room for so many.
     pub(crate) fn with_capacity(capacity: usize) -> Self {
         Self { queue: VecDeque::with_capacity(capacity), ..Self::default() }
+    }
+
+    /// For a protocol whose replies come in any order.
+    pub(crate) fn in_any_order(mut self) -> Self {
+        self.is_unordered = true;
+        self
     }
 
     /// How many are waiting for their reply.
@@ -140,11 +154,11 @@ impl Flights {
             }
             Verify::Off => true,
         };
-        let is_it = is_it && (is_right_type || verify == Verify::Off);
+        let is_it = is_it && (is_right_type || verify == Verify::Off) || is_broken(Break::BelieveAll);
         // Where a later one was answered, the front one was overtaken.
         let is_overtaken =
             self.waiting < self.queue.len() && self.queue.iter().any(|flight| flight.state == State::Done);
-        if is_it && is_overtaken && verify != Verify::Off {
+        if is_it && is_overtaken && !self.is_unordered && verify != Verify::Off {
             return self.judge_slowly(content, connection, payload);
         }
         if is_it && front.state == State::Waiting {
@@ -161,6 +175,40 @@ impl Flights {
         match reply {
             Reply::Answers(flight) if !is_right_type => Reply::Wrong(flight, Wrong::Type),
             other => other,
+        }
+    }
+
+    /// Takes the reply to the message of this number.
+    pub(crate) fn judge_numbered(
+        &mut self,
+        content: &Content,
+        connection: u32,
+        verify: Verify,
+        number: u64,
+        answer: Answer<'_>,
+    ) -> Reply {
+        let Some(at) = number.checked_sub(self.base).map(|at| at as usize) else { return Reply::Duplicate };
+        let Some(flight) = self.queue.get_mut(at) else { return Reply::Surplus };
+        let (state, taken) = (flight.state, *flight);
+        flight.state = State::Done;
+        self.waiting -= usize::from(state == State::Waiting);
+        self.pop_done();
+        let wrong = match answer {
+            _ if verify == Verify::Off => None,
+            Answer::Judged(wrong) => wrong,
+            Answer::Message(payload) => {
+                let is_message = match verify {
+                    Verify::Full => content.is_message(connection, number, payload),
+                    _ => payload.len() == content.size(connection, number),
+                };
+                (!is_message).then(|| content.difference(connection, number, payload))
+            }
+        };
+        match (state, wrong) {
+            (State::Done, _) => Reply::Duplicate,
+            (State::Expired, _) => Reply::Late,
+            (State::Waiting, Some(wrong)) => Reply::Wrong(taken, wrong),
+            (State::Waiting, None) => Reply::Answers(taken),
         }
     }
 
@@ -199,7 +247,8 @@ impl Flights {
             }
             State::Waiting => {}
         }
-        let is_overtaken = self.queue.range(at + 1..).any(|flight| flight.state == State::Done);
+        let is_overtaken =
+            !self.is_unordered && self.queue.range(at + 1..).any(|flight| flight.state == State::Done);
         let flight = self.queue[at];
         self.queue[at].state = State::Done;
         self.waiting -= 1;
@@ -261,6 +310,7 @@ impl Flights {
     /// What is still waiting, and whether a later one has overtaken it: then it is lost, and not only late.
     pub(crate) fn drain(&mut self) -> impl Iterator<Item = (Flight, bool)> {
         let last_done = self.queue.iter().rposition(|flight| flight.state == State::Done);
+        let last_done = last_done.filter(|_| !self.is_unordered);
         self.base += self.queue.len() as u64;
         (self.waiting, self.looked) = (0, 0);
         let is_lost = move |at| last_done.is_some_and(|last| at < last);
@@ -342,6 +392,32 @@ mod tests {
         let replies: Vec<_> = (0..4).map(|sequence| message(&content, 5, sequence)).collect();
         assert_eq!(hear(&mut flights, &content, &replies), ["late", "late", "right", "right"]);
         assert_eq!((flights.waiting(), flights.queue.len(), flights.next()), (0, 0, 4));
+    }
+
+    #[test]
+    fn streams_answer_in_any_order() {
+        let content = content(32);
+        let mut flights = flights().in_any_order();
+        let mut hear = |number: u64, answer: Answer<'_>| match flights.judge_numbered(
+            &content,
+            5,
+            Verify::Full,
+            number,
+            answer,
+        ) {
+            Reply::Answers(flight) => format!("right {}", flight.intended),
+            Reply::Wrong(_, wrong) => wrong.kind().to_owned(),
+            other => format!("{other:?}"),
+        };
+        let reply = message(&content, 5, 2);
+        assert_eq!(hear(2, Answer::Message(&reply)), "right 20");
+        assert_eq!(hear(1, Answer::Message(&reply)), "wrong-content");
+        assert_eq!(hear(2, Answer::Judged(None)), "Duplicate");
+        assert_eq!(hear(0, Answer::Judged(None)), "right 0");
+        assert_eq!(hear(0, Answer::Judged(None)), "Duplicate");
+        assert_eq!(hear(3, Answer::Judged(Some(Wrong::Status(500)))), "wrong-status");
+        assert_eq!(hear(4, Answer::Judged(None)), "Surplus");
+        assert_eq!((flights.waiting(), flights.queue.len()), (0, 0));
     }
 
     #[test]

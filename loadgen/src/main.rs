@@ -3,7 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `cli.rs` `units.rs` `target.rs` | the arguments, and what is wrong with them |
-//! | `plan.rs` | what they ask for |
+//! | `plan.rs` `file.rs` | what they ask for, or a scenario file does |
 //! | `schedule.rs` `pace.rs` | when: the instants, and waiting for them |
 //! | `scenario.rs` `scenarios/` | what: a connection's protocol once it has switched, without I/O |
 //! | `run.rs` `worker.rs` | the threads, and one of them: its connections, its pacer, its ticker |
@@ -15,27 +15,35 @@
 //! | `kernel.rs` `server.rs` | what the kernel counted, and the server's process used, meanwhile |
 //! | `verdict.rs` `threshold.rs` | whether that is good |
 //! | `progress.rs` `report/` | the same for people and for programs |
-//! | `compare.rs` | two runs beside each other, and several added up |
-//! | `oracle/` | a server that misbehaves as it is told |
+//! | `compare.rs` `ab.rs` `search.rs` | across runs: two beside each other, in alternation, or up to the edge |
+//! | `agent.rs` | several processes with one plan |
+//! | `proof.rs` | the engine broken on purpose, so that the tests are seen to notice |
+//! | `oracle/` `selftest/` | a server that misbehaves as it is told, and what we say of it |
 
+mod ab;
+mod agent;
 mod cli;
 mod compare;
 mod connection;
 mod content;
 mod fanout;
 mod fault;
+mod file;
 mod flights;
 mod kernel;
 mod oracle;
 mod pace;
 mod plan;
 mod progress;
+mod proof;
 mod record;
 mod report;
 mod run;
 mod scenario;
 mod scenarios;
 mod schedule;
+mod search;
+mod selftest;
 mod server;
 mod socket;
 mod stats;
@@ -48,6 +56,7 @@ mod worker;
 
 use std::{
     io::{self, Write},
+    path::PathBuf,
     process::ExitCode,
     sync::{Arc, atomic::AtomicBool},
 };
@@ -62,25 +71,22 @@ use cli::Command;
 use plan::{Format, Plan};
 use progress::Progress;
 use report::Report;
+use search::Search;
 
+#[cfg(not(feature = "proof"))]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+#[cfg(feature = "proof")]
+#[global_allocator]
+static ALLOCATOR: proof::Counting = proof::Counting;
+
 fn main() -> ExitCode {
-    let done = match cli::command() {
-        Ok(Command::Run(plan)) => run(&Arc::new(*plan)),
-        Ok(Command::Compare { results, practical }) => compare::compare(&results, practical).map(|text| {
-            print(&text);
-            0
-        }),
-        Ok(Command::Merge { logs, output }) => compare::merge(&logs, &output).map(|text| {
-            print(&text);
-            0
-        }),
-        Ok(Command::Oracle { listen, script }) => oracle::serve(listen, *script).map(|()| 0),
+    let command = match cli::command() {
+        Ok(command) => command,
         Err(code) => return ExitCode::from(code),
     };
-    match done {
+    match carry_out(command) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             eprintln!("loadgen: {error}");
@@ -89,23 +95,121 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(plan: &Arc<Plan>) -> io::Result<u8> {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        // In this order the first signal ends the run with its summary, and the second one without.
-        flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&stop))?;
-        flag::register(signal, Arc::clone(&stop))?;
+fn carry_out(command: Command) -> io::Result<u8> {
+    match command {
+        Command::Run(plan) => {
+            let plan = Arc::new(*plan);
+            raise_descriptor_limit(plan.connections)?;
+            let address = plan.target.resolve(plan.connect_timeout)?;
+            let stop = stop_at_signals()?;
+            report(&plan, || {
+                let progress = Progress::new(&plan, &stop);
+                run::run(&plan, address, stop, progress, None)
+            })
+        }
+        Command::Coordinate { plan, agents, token } => {
+            let (plan, token) = (Arc::new(*plan), token_of(token)?);
+            let arguments: Vec<String> = std::env::args().skip(1).collect();
+            let stop = stop_at_signals()?;
+            report(&plan, || agent::coordinate(&plan, &agents, &token, &arguments, &stop))
+        }
+        Command::Agent { listen, token } => {
+            raise_descriptor_limit(0)?;
+            agent::serve(listen, &token_of(token)?).map(|()| 0)
+        }
+        Command::Search(search) => find(&search),
+        Command::Ab(ab) => {
+            raise_descriptor_limit(ab.plan.connections)?;
+            let is_text = ab.plan.output.format == Format::Text;
+            let tell = |line: String| {
+                if is_text {
+                    print(&line);
+                }
+            };
+            let compared = ab::run(&ab, &stop_at_signals()?, tell)?;
+            conclude(&ab.plan, compared.text(), &compared.json())?;
+            Ok(0)
+        }
+        Command::Compare { results, practical } => {
+            print(&compare::compare(&results, practical)?);
+            Ok(0)
+        }
+        Command::Merge { logs, output } => {
+            print(&compare::merge(&logs, &output)?);
+            Ok(0)
+        }
+        Command::SelfTest(test) => selftest::run(&test),
+        Command::Oracle { listen, script } => oracle::serve(listen, *script).map(|()| 0),
     }
-    raise_descriptor_limit(plan.connections)?;
-    let address = plan.target.resolve(plan.connect_timeout)?;
+}
+
+/// Says what is done, does it, and says what came out.
+fn report(plan: &Arc<Plan>, run: impl FnOnce() -> io::Result<run::Finished>) -> io::Result<u8> {
     if plan.output.format == Format::Text {
         print(&format!("{}\n", report::heading(plan)));
     }
-    let finished = run::run(plan, address, stop, Progress::new(plan))?;
-    let report = Report::new(Arc::clone(plan), finished);
+    let report = Report::new(Arc::clone(plan), run()?);
     print(&report.standard());
     report.write()?;
     Ok(report.verdict().exit_code())
+}
+
+fn find(search: &Search) -> io::Result<u8> {
+    raise_descriptor_limit(search.plan.connections)?;
+    let address = search.plan.target.resolve(search.plan.connect_timeout)?;
+    let stop = stop_at_signals()?;
+    let measure = |rate: f64| {
+        let plan = Arc::new(search.plan(rate));
+        let finished = run::run(&plan, address, Arc::clone(&stop), Progress::none(), None)?;
+        if finished.is_interrupted {
+            return Err(io::Error::other("interrupted: the search is not done"));
+        }
+        Ok(search.judge(rate, &Report::new(plan, finished)))
+    };
+    let is_text = search.plan.output.format == Format::Text;
+    let found = search::search(search, measure, |point| {
+        if is_text {
+            print(&point.line());
+        }
+    })?;
+    conclude(&search.plan, found.text(), &found.json())?;
+    Ok(if found.best.is_some() { 0 } else { verdict::MISSED })
+}
+
+/// For people, or for programs.
+fn conclude(plan: &Plan, text: String, json: &serde_json::Value) -> io::Result<()> {
+    match plan.output.format {
+        Format::Json => print(&format!("{json:#}\n")),
+        _ => print(&text),
+    }
+    match &plan.output.json {
+        Some(path) => std::fs::write(path, format!("{json:#}\n")),
+        None => Ok(()),
+    }
+}
+
+/// The first signal ends a run with its summary, and the second one without.
+fn stop_at_signals() -> io::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        // In this order.
+        flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&stop))?;
+        flag::register(signal, Arc::clone(&stop))?;
+    }
+    Ok(stop)
+}
+
+/// What agents have to be told, out of a file or the environment.
+fn token_of(file: Option<PathBuf>) -> io::Result<String> {
+    let token = match file {
+        Some(file) => std::fs::read_to_string(&file)
+            .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", file.display())))?,
+        None => std::env::var("LOADGEN_TOKEN").unwrap_or_default(),
+    };
+    match token.trim() {
+        "" => Err(io::Error::other("agents need a token: --token-file FILE, or LOADGEN_TOKEN")),
+        token => Ok(token.to_owned()),
+    }
 }
 
 /// Whoever reads us may have gone, as `head` does; that is no reason to panic.

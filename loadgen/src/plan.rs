@@ -2,12 +2,16 @@
 
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
-use switchpoint::Driver;
+use switchpoint::{
+    Driver,
+    tls::{ClientSettings, Connector, LoadError, Pem, Trust},
+};
 
 use crate::{
     content::Sizes,
     flights::Verify,
     pace::Pace,
+    progress::Show,
     schedule::{Arrival, Profile},
     target::Target,
     threshold::Threshold,
@@ -24,6 +28,8 @@ pub(crate) struct Plan {
     pub(crate) target: Target,
     /// Connections in all, at least one.
     pub(crate) connections: u32,
+    /// Which part of it is this process's.
+    pub(crate) part: Part,
     /// How many are opened a second; without it, 64 at a time on each thread.
     pub(crate) connection_rate: Option<f64>,
     /// In their order; at least one.
@@ -50,6 +56,8 @@ pub(crate) struct Plan {
     pub(crate) verify: Verify,
     /// How the time until the next message is spent.
     pub(crate) pace: Pace,
+    /// How TLS is spoken, where the target wants it.
+    pub(crate) tls: Tls,
     /// More fields for the handshake.
     pub(crate) headers: Vec<(String, String)>,
     /// What waits for the kernel.
@@ -74,6 +82,17 @@ pub(crate) struct Plan {
     pub(crate) labels: Vec<(String, String)>,
 }
 
+/// Several processes carry out one plan: this one, of so many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Part {
+    pub(crate) index: u32,
+    pub(crate) of: u32,
+}
+
+impl Part {
+    pub(crate) const WHOLE: Self = Self { index: 0, of: 1 };
+}
+
 /// What is done with the connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -92,6 +111,21 @@ pub(crate) enum What {
     WebSocket(WebSocket),
     /// Bytes over a raw `Upgrade: echo`.
     Echo,
+    /// Requests, or WebSockets, on the streams of HTTP/2.
+    Http2(Http2),
+}
+
+/// How HTTP/2 is spoken.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Http2 {
+    /// At once (RFC 9113 3.3), and not by `Upgrade: h2c`.
+    pub(crate) has_prior_knowledge: bool,
+    /// Messages are posted, and have to come back; otherwise the same is asked for again and again.
+    pub(crate) posts: bool,
+    /// WebSockets on streams (RFC 8441), and no requests.
+    pub(crate) websocket: Option<WebSocket>,
+    /// On each connection: sessions, or requests at a time.
+    pub(crate) streams: usize,
 }
 
 /// How WebSocket is spoken.
@@ -120,6 +154,8 @@ pub(crate) struct Phase {
     pub(crate) is_measured: bool,
     /// At its begin all connections are closed and opened again.
     pub(crate) is_storm: bool,
+    /// What has to be so of this phase.
+    pub(crate) thresholds: Vec<Threshold>,
 }
 
 /// How slow, and how many.
@@ -129,6 +165,17 @@ pub(crate) struct Slow {
     pub(crate) part: f64,
     /// What each of them reads.
     pub(crate) bytes_a_second: usize,
+}
+
+/// How TLS is spoken.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tls {
+    /// Whoever answers is believed.
+    pub(crate) is_insecure: bool,
+    /// Who says whom to believe; otherwise the authorities of the web.
+    pub(crate) authority: Option<PathBuf>,
+    /// The name to ask for, if it is not the target's.
+    pub(crate) name: Option<String>,
 }
 
 /// Who reads the result.
@@ -142,8 +189,8 @@ pub(crate) struct Output {
     pub(crate) hlog: Option<PathBuf>,
     pub(crate) hgrm: Option<PathBuf>,
     pub(crate) html: Option<PathBuf>,
-    /// Whether a screen, or a line, shows how it goes. `None`: if standard error is a terminal.
-    pub(crate) progress: Option<bool>,
+    /// Where it is shown how it goes.
+    pub(crate) progress: Show,
 }
 
 /// What goes to the standard output.
@@ -163,7 +210,42 @@ pub(crate) enum Format {
 impl Plan {
     /// Whether messages are made of text.
     pub(crate) fn is_text(&self) -> bool {
-        matches!(&self.what, What::WebSocket(how) if how.is_text)
+        self.websocket().is_some_and(|how| how.is_text)
+    }
+
+    /// How WebSocket is spoken, if it is.
+    pub(crate) fn websocket(&self) -> Option<&WebSocket> {
+        match &self.what {
+            What::WebSocket(how) => Some(how),
+            What::Http2(how) => how.websocket.as_ref(),
+            What::Echo => None,
+        }
+    }
+
+    /// What is offered by ALPN.
+    pub(crate) fn alpn(&self) -> &'static str {
+        if matches!(self.what, What::Http2(_)) { "h2" } else { "http/1.1" }
+    }
+
+    /// What makes connections secure, if the target wants that.
+    pub(crate) fn connector(&self) -> Result<Option<Connector>, LoadError> {
+        if !self.target.url.is_secure() {
+            return Ok(None);
+        }
+        let trust = match &self.tls {
+            Tls { is_insecure: true, .. } => Trust::Anyone,
+            Tls { authority: Some(file), .. } => Trust::Authorities(Pem::File(file.clone())),
+            _ => Trust::WebPki,
+        };
+        let settings = ClientSettings {
+            trust,
+            alpn: vec![self.alpn().to_owned()],
+            server_name: self.tls.name.clone(),
+            // Each handshake is a whole one: a server has to bear those of clients that come for the first time.
+            resumption: false,
+            ..ClientSettings::default()
+        };
+        Connector::new(&settings).map(Some)
     }
 
     /// Whether messages have intended times.
@@ -171,11 +253,22 @@ impl Plan {
         self.phases.iter().any(|phase| phase.profile.is_some())
     }
 
+    /// Which of [`lanes`](Self::lanes) a thread of ours is.
+    pub(crate) fn lane(&self, thread: u32) -> u32 {
+        self.part.index * self.threads + thread
+    }
+
+    /// The threads of all processes: what is planned goes to them in turn.
+    pub(crate) fn lanes(&self) -> u32 {
+        self.part.of * self.threads
+    }
+
     /// The connections of one thread, by their numbers.
     pub(crate) fn share(&self, thread: u32) -> std::ops::Range<u32> {
         let begin =
-            |thread: u32| (u64::from(self.connections) * u64::from(thread) / u64::from(self.threads)) as u32;
-        begin(thread)..begin(thread + 1)
+            |lane: u32| (u64::from(self.connections) * u64::from(lane) / u64::from(self.lanes())) as u32;
+        let lane = self.lane(thread);
+        begin(lane)..begin(lane + 1)
     }
 
     /// The messages that one thread may measure.
@@ -215,6 +308,7 @@ pub(crate) mod tests {
             what,
             target: "ws://example.org/echo".parse().unwrap(),
             connections: 7,
+            part: Part::WHOLE,
             connection_rate: None,
             phases: vec![Phase {
                 name: "run".into(),
@@ -222,6 +316,7 @@ pub(crate) mod tests {
                 profile: None,
                 is_measured: true,
                 is_storm: false,
+                thresholds: Vec::new(),
             }],
             arrival: Arrival::Fixed,
             requests: Some(100),
@@ -234,6 +329,7 @@ pub(crate) mod tests {
             grace: None,
             verify: Verify::Full,
             pace: Pace::Auto,
+            tls: Tls::default(),
             headers: Vec::new(),
             driver: Driver::Auto,
             sources: Vec::new(),
@@ -260,6 +356,16 @@ pub(crate) mod tests {
             assert!(shares.iter().all(|share| !share.is_empty()));
             assert_eq!((0..threads).map(|thread| plan.budget(thread)).sum::<u64>(), requests);
         }
+    }
+
+    #[test]
+    fn processes_share_as_threads_do() {
+        let part =
+            |index| Plan { connections: 11, threads: 2, part: Part { index, of: 3 }, ..plan(What::Echo, 1) };
+        let shares: Vec<_> =
+            (0..3).flat_map(|index| [0, 1].map(|thread| part(index).share(thread))).collect();
+        assert_eq!(shares, [0..1, 1..3, 3..5, 5..7, 7..9, 9..11]);
+        assert_eq!((part(2).lane(1), part(2).lanes()), (5, 6));
     }
 
     #[test]

@@ -11,11 +11,17 @@
 use std::{borrow::Cow, collections::BTreeMap, fmt::Display};
 
 use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
 
-use crate::{fault::Fault, flights::Flight, units::Nanos};
+use crate::{
+    fault::Fault,
+    flights::Flight,
+    proof::{Break, is_broken},
+    units::Nanos,
+};
 
 /// What became of messages. Invariant, once the run is over: `planned == answered + errors + unanswered`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Ledger {
     /// By the schedule; in a closed loop, what was sent.
     pub(crate) planned: u64,
@@ -68,22 +74,54 @@ pub(crate) fn times() -> Times {
 const LONGEST: Nanos = 3_600_000_000_000;
 const DIGITS: u8 = 3;
 
+/// A histogram as text, in the form that other HdrHistogram tools read.
+pub(crate) mod text {
+    use base64::{Engine, engine::general_purpose::STANDARD};
+    use hdrhistogram::serialization::{Serializer as _, V2DeflateSerializer};
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    use super::Times;
+
+    pub(crate) fn encoded(times: &Times) -> String {
+        let mut bytes = Vec::new();
+        V2DeflateSerializer::new().serialize(times, &mut bytes).expect("memory takes what is written");
+        STANDARD.encode(bytes)
+    }
+
+    pub(crate) fn decoded(text: &str) -> Result<Times, String> {
+        let bytes = STANDARD.decode(text).map_err(|error| error.to_string())?;
+        let mut reader = hdrhistogram::serialization::Deserializer::new();
+        reader.deserialize(&mut bytes.as_slice()).map_err(|error| error.to_string())
+    }
+
+    pub(crate) fn serialize<S: Serializer>(times: &Times, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&encoded(times))
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Times, D::Error> {
+        decoded(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+    }
+}
+
 /// How often something went wrong, and how it looked the first time.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Errors {
     pub(crate) count: u64,
     pub(crate) example: String,
 }
 
 /// A phase, seen by one kind of connection.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Slot {
     pub(crate) ledger: Ledger,
     /// From the intended time to the reply. Empty in a closed loop, which has no intended times.
+    #[serde(with = "text")]
     pub(crate) response: Times,
     /// From the actual time to the reply.
+    #[serde(with = "text")]
     pub(crate) service: Times,
     /// From the intended time to the actual one: our own lateness.
+    #[serde(with = "text")]
     pub(crate) lag: Times,
     /// How many of the values in `response`, or `service`, are what an unanswered one has waited.
     pub(crate) censored: u64,
@@ -110,33 +148,56 @@ pub(crate) fn merge_times(to: &mut Times, other: &Times) {
 }
 
 /// How connections came about, each step by itself.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Opening {
     /// From the intended connect to ours.
+    #[serde(with = "text")]
     pub(crate) lag: Times,
     /// From the connect to the established connection.
+    #[serde(with = "text")]
     pub(crate) tcp: Times,
     /// From the request to the verified 101.
+    #[serde(with = "text")]
     pub(crate) upgrade: Times,
-    /// From the intended connect, or ours where there is no rate, to the verified 101.
+    /// From the end of TCP's handshake to that of TLS.
+    #[serde(with = "text")]
+    pub(crate) tls: Times,
+    /// From the verified 101, or the connect, to the moment when a message can be sent: HTTP/2's settings and streams.
+    #[serde(with = "text")]
+    pub(crate) settle: Times,
+    /// From the intended connect, or ours where there is no rate, to that moment.
+    #[serde(with = "text")]
     pub(crate) ready: Times,
     /// From a connection's first message to its reply.
+    #[serde(with = "text")]
     pub(crate) first: Times,
     /// From our goodbye to the end.
+    #[serde(with = "text")]
     pub(crate) close: Times,
 }
 
 impl Opening {
     fn new() -> Self {
-        Self { lag: times(), tcp: times(), upgrade: times(), ready: times(), first: times(), close: times() }
+        Self {
+            lag: times(),
+            tcp: times(),
+            tls: times(),
+            upgrade: times(),
+            settle: times(),
+            ready: times(),
+            first: times(),
+            close: times(),
+        }
     }
 
     /// With their names.
-    pub(crate) fn all(&self) -> [(&'static str, &Times); 6] {
+    pub(crate) fn all(&self) -> [(&'static str, &Times); 8] {
         [
             ("connect-lag", &self.lag),
             ("tcp-connect", &self.tcp),
+            ("tls", &self.tls),
             ("upgrade", &self.upgrade),
+            ("settle", &self.settle),
             ("ready", &self.ready),
             ("first-message", &self.first),
             ("close", &self.close),
@@ -146,7 +207,9 @@ impl Opening {
     fn merge(&mut self, other: &Self) {
         merge_times(&mut self.lag, &other.lag);
         merge_times(&mut self.tcp, &other.tcp);
+        merge_times(&mut self.tls, &other.tls);
         merge_times(&mut self.upgrade, &other.upgrade);
+        merge_times(&mut self.settle, &other.settle);
         merge_times(&mut self.ready, &other.ready);
         merge_times(&mut self.first, &other.first);
         merge_times(&mut self.close, &other.close);
@@ -154,23 +217,35 @@ impl Opening {
 }
 
 /// About a second of the run, by when things happened: of one thread, or of all.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Interval {
     /// Which second since the start.
     pub(crate) second: u64,
     /// Response times, or service times in a closed loop.
+    #[serde(with = "text")]
     pub(crate) latency: Times,
     pub(crate) planned: u64,
     pub(crate) sent: u64,
     pub(crate) answered: u64,
     pub(crate) errors: u64,
+    /// The longest that we were late.
+    pub(crate) lag_max: Nanos,
     /// Of the phase that it began in.
     pub(crate) is_measured: bool,
 }
 
 impl Interval {
     pub(crate) fn new() -> Self {
-        Self { second: 0, latency: times(), planned: 0, sent: 0, answered: 0, errors: 0, is_measured: false }
+        Self {
+            second: 0,
+            latency: times(),
+            planned: 0,
+            sent: 0,
+            answered: 0,
+            errors: 0,
+            lag_max: 0,
+            is_measured: false,
+        }
     }
 
     /// Adds another thread's figures of the same second.
@@ -180,18 +255,19 @@ impl Interval {
         self.sent += other.sent;
         self.answered += other.answered;
         self.errors += other.errors;
+        self.lag_max = self.lag_max.max(other.lag_max);
         self.is_measured |= other.is_measured;
     }
 
     /// As new, but with the memory that it has.
     pub(crate) fn clear(&mut self) {
         self.latency.reset();
-        (self.planned, self.sent, self.answered, self.errors) = (0, 0, 0, 0);
+        (self.planned, self.sent, self.answered, self.errors, self.lag_max) = (0, 0, 0, 0, 0);
     }
 }
 
 /// What one thread knows, or all of them.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Record {
     /// By phase, and by cohort within it.
     pub(crate) slots: Vec<Slot>,
@@ -208,6 +284,8 @@ pub(crate) struct Record {
     pub(crate) duplicates: u64,
     /// When the last reply came that was measured.
     pub(crate) last: Nanos,
+    /// How often memory was allocated while it was measured, in a build that counts.
+    pub(crate) allocations: u64,
 }
 
 impl Record {
@@ -222,6 +300,7 @@ impl Record {
             late: 0,
             duplicates: 0,
             last: 0,
+            allocations: 0,
         }
     }
 
@@ -236,26 +315,29 @@ impl Record {
     /// It was our turn to send a message that was to be sent at `intended`.
     #[inline]
     pub(crate) fn lag(&mut self, intended: Nanos, now: Nanos, slot: u16) {
-        self.slots[usize::from(slot)].lag.saturating_record(now.saturating_sub(intended));
+        let lag = if is_broken(Break::HideLag) { 0 } else { now.saturating_sub(intended) };
+        self.slots[usize::from(slot)].lag.saturating_record(lag);
+        self.interval.lag_max = self.interval.lag_max.max(lag);
     }
 
-    /// The right reply to a message has come `now`.
+    /// The right replies to `count` messages that were sent together have come `now`.
     #[inline]
-    pub(crate) fn answered(&mut self, flight: &Flight, now: Nanos, until: Nanos, is_open: bool) {
+    pub(crate) fn answered(&mut self, flight: &Flight, count: u64, now: Nanos, until: Nanos, is_open: bool) {
         let service = now.saturating_sub(flight.sent);
         let slot = &mut self.slots[usize::from(flight.slot)];
-        slot.ledger.answered += 1;
-        slot.ledger.in_time += u64::from(now <= until);
-        slot.service.saturating_record(service);
+        slot.ledger.answered += count;
+        slot.ledger.in_time += if now <= until { count } else { 0 };
+        slot.service.saturating_record_n(service, count);
         let latency = if is_open {
-            let response = now.saturating_sub(flight.intended);
-            slot.response.saturating_record(response);
+            let since = if is_broken(Break::FromSend) { flight.sent } else { flight.intended };
+            let response = now.saturating_sub(since);
+            slot.response.saturating_record_n(response, count);
             response
         } else {
             service
         };
-        self.interval.latency.saturating_record(latency);
-        self.interval.answered += 1;
+        self.interval.latency.saturating_record_n(latency, count);
+        self.interval.answered += count;
         self.longest = self.longest.max(latency);
         self.last = now;
     }
@@ -332,11 +414,15 @@ impl Record {
         self.duplicates += other.duplicates;
         self.longest = self.longest.max(other.longest);
         self.last = self.last.max(other.last);
+        self.allocations += other.allocations;
     }
 }
 
 impl Slot {
     fn waited(&mut self, flight: &Flight, now: Nanos, is_open: bool) {
+        if is_broken(Break::DropUnanswered) {
+            return;
+        }
         self.censored += 1;
         self.service.saturating_record(now.saturating_sub(flight.sent));
         if is_open {
@@ -384,12 +470,12 @@ mod tests {
         let mut record = Record::new(2);
         record.slots[0].ledger.planned = 1;
         record.slots[1].ledger.planned = 5;
-        record.answered(&flight(100, 150, 1), 350, 1000, true);
+        record.answered(&flight(100, 150, 1), 1, 350, 1000, true);
         record.wrong(&flight(100, 150, 1), 1100, Wrong::Length(3));
         record.unanswered(&flight(100, 120, 1), 5100, true, true);
         record.timed_out(&flight(100, 120, 1), 2100, true);
         record.never_sent(100, 5100, 1);
-        record.answered(&flight(0, 0, 0), 50, 10, true);
+        record.answered(&flight(0, 0, 0), 1, 50, 10, true);
         let ledger = record.slots[1].ledger;
         assert_eq!((ledger.answered, ledger.in_time, ledger.errors(), ledger.unanswered), (1, 1, 2, 2));
         assert!(record.slots.iter().all(|slot| slot.ledger.is_balanced()));

@@ -13,12 +13,14 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use serde::{Deserialize, Serialize};
 use switchpoint::Driver;
 
 use crate::{
     content::Content,
     fanout,
     kernel::{self, Counters},
+    pace::Pace,
     plan::{Kind, Plan},
     progress::Progress,
     record::{Interval, Record},
@@ -49,16 +51,99 @@ pub(crate) struct Finished {
     /// What the kernel has counted meanwhile.
     pub(crate) kernel: Counters,
     pub(crate) fanout: Option<fanout::Figures>,
+    /// Who has done it, if not this process.
+    pub(crate) agents: Option<String>,
     /// A signal ended it.
     pub(crate) is_interrupted: bool,
 }
 
-/// Carries out the plan.
+/// What one process of several has to say in the end.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Share {
+    record: Record,
+    seconds: Vec<Interval>,
+    opened: u32,
+    measured: Nanos,
+    cpu: f64,
+    is_epoll: bool,
+    pace: String,
+    is_interrupted: bool,
+}
+
+impl Finished {
+    /// As another process may have it.
+    pub(crate) fn into_share(self) -> Share {
+        Share {
+            opened: self.opened,
+            measured: nanos(self.measured),
+            cpu: self.cpu,
+            is_epoll: self.driver == Driver::Epoll,
+            pace: self.pace.to_owned(),
+            is_interrupted: self.is_interrupted,
+            record: self.record,
+            seconds: self.seconds,
+        }
+    }
+
+    /// The sum of what several have done.
+    pub(crate) fn of_shares(
+        plan: &Plan,
+        shares: Vec<Share>,
+        agents: String,
+        is_interrupted: bool,
+    ) -> io::Result<Self> {
+        let mut sum = Self {
+            record: Record::new(plan.slots()),
+            seconds: Vec::new(),
+            opened: 0,
+            measured: Duration::ZERO,
+            began: SystemTime::now(),
+            driver: Driver::Uring,
+            pace: "auto",
+            cpu: 0.0,
+            server: None,
+            kernel: Counters::default(),
+            fanout: None,
+            agents: Some(agents),
+            is_interrupted,
+        };
+        let mut seconds: BTreeMap<u64, Interval> = BTreeMap::new();
+        for share in shares {
+            if share.record.slots.len() != sum.record.slots.len() {
+                return Err(io::Error::other("an agent has carried out another plan"));
+            }
+            sum.record.merge(&share.record);
+            for second in share.seconds {
+                let entry = seconds
+                    .entry(second.second)
+                    .or_insert_with(|| Interval { second: second.second, ..Interval::new() });
+                entry.merge(&second);
+            }
+            sum.opened += share.opened;
+            sum.measured = sum.measured.max(Duration::from_nanos(share.measured));
+            sum.cpu = sum.cpu.max(share.cpu);
+            if share.is_epoll {
+                sum.driver = Driver::Epoll;
+            }
+            sum.pace = share.pace.parse::<Pace>().map_or("auto", Pace::name);
+            sum.is_interrupted |= share.is_interrupted && is_interrupted;
+        }
+        sum.began -= sum.measured;
+        sum.seconds = seconds.into_values().collect();
+        Ok(sum)
+    }
+}
+
+/// Says when to start, given the instant that times count from; called once all connections are there.
+pub(crate) type Begin<'a> = Box<dyn FnOnce(Instant) -> io::Result<Nanos> + 'a>;
+
+/// Carries out the plan. With `begin` somebody else says when.
 pub(crate) fn run(
     plan: &Arc<Plan>,
     address: SocketAddr,
     stop: Arc<AtomicBool>,
     mut progress: Progress,
+    begin: Option<Begin<'_>>,
 ) -> io::Result<Finished> {
     // A process that is not there had better be noticed now.
     plan.server_pid.map(server::cpu_time).transpose()?;
@@ -72,6 +157,8 @@ pub(crate) fn run(
         ready: AtomicU32::new(0),
         opened: AtomicU32::new(0),
         start: OnceLock::new(),
+        is_start_given: begin.is_some(),
+        connector: plan.connector().map_err(io::Error::other)?,
         replies: (0..plan.threads).map(|_| AtomicU64::new(0)).collect(),
     });
     let began = SystemTime::now();
@@ -105,9 +192,24 @@ pub(crate) fn run(
         threads.push(thread::Builder::new().name(format!("loadgen-{index}")).spawn(body)?);
     }
     drop(full);
-    let seconds = gather(plan, &intervals, &empties, &mut progress);
+    let is_running = || threads.iter().any(|thread| !thread.is_finished());
+    let mut begun = Ok(());
+    if let Some(begin) = begin {
+        while shared.ready.load(Ordering::Acquire) < plan.threads && is_running() {
+            thread::sleep(Duration::from_millis(1));
+        }
+        match begin(shared.epoch) {
+            Ok(start) => drop(shared.start.set(start)),
+            Err(error) => {
+                shared.stop.store(true, Ordering::Relaxed);
+                begun = Err(error);
+            }
+        }
+    }
+    let seconds = gather(plan, &intervals, &empties, &mut progress, is_running);
     progress.finish();
 
+    begun?;
     let mut record = Record::new(plan.slots());
     let mut heard: Option<fanout::Heard> = None;
     let (mut driver, mut pace, mut server, mut over, mut cpu) = (plan.driver, "auto", None, 0, 0.0_f64);
@@ -138,6 +240,7 @@ pub(crate) fn run(
         server,
         kernel: Counters::read().since(&kernel),
         fanout,
+        agents: None,
         is_interrupted: shared.stop.load(Ordering::Relaxed),
     })
 }
@@ -158,11 +261,24 @@ fn gather(
     intervals: &mpsc::Receiver<Box<Interval>>,
     empties: &[mpsc::Sender<Box<Interval>>],
     progress: &mut Progress,
+    is_running: impl Fn() -> bool,
 ) -> Vec<Interval> {
     let mut open: BTreeMap<u64, (Interval, u32)> = BTreeMap::new();
     let mut seconds = Vec::new();
     let mut turn = 0;
-    while let Ok(mut interval) = intervals.recv() {
+    loop {
+        let mut interval = match intervals.recv_timeout(LOOK_UP) {
+            Ok(interval) => interval,
+            // A thread that has panicked may have left its end behind.
+            Err(mpsc::RecvTimeoutError::Timeout) if is_running() => {
+                progress.look_up();
+                continue;
+            }
+            Err(_) => match intervals.try_recv() {
+                Ok(interval) => interval,
+                Err(_) => break,
+            },
+        };
         let entry = open.entry(interval.second);
         let (second, threads) =
             entry.or_insert_with(|| (Interval { second: interval.second, ..Interval::new() }, 0));
@@ -184,6 +300,7 @@ fn gather(
     seconds
 }
 
+const LOOK_UP: Duration = Duration::from_millis(100);
 /// Empty intervals that each thread begins with, so that it allocates none while it measures.
 const SPARE: usize = 2;
 

@@ -1,4 +1,4 @@
-//! A TCP connection that reads and writes at the same time, and can be ended from outside its task.
+//! A connection that reads and writes at the same time, and can be ended from outside its task: TCP, or TLS over it.
 //!
 //! Waiting for bytes is an operation of the ring that owns its buffer. Sending is a system call, at once: the clock of a
 //! message is read right before it, and not before a queue.
@@ -12,10 +12,63 @@ use std::{
 
 use monoio::{buf::SliceMut, io::AsyncReadRent, net::TcpStream};
 use rustix::net::{SendFlags, Shutdown};
+use switchpoint::Stream;
 
-pub(crate) struct Socket(UnsafeCell<TcpStream>);
+pub(crate) enum Socket {
+    Tcp(Tcp),
+    Tls(Stream),
+}
 
 impl Socket {
+    /// As [`Tcp::read`].
+    #[inline]
+    pub(crate) async fn read(&self, buffer: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
+        match self {
+            Self::Tcp(tcp) => tcp.read(buffer).await,
+            Self::Tls(tls) => tls.read(buffer).await,
+        }
+    }
+
+    /// Sends what there is room for, without waiting. What TLS has taken and the socket has not goes out while
+    /// somebody reads.
+    #[inline]
+    pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(tcp) => tcp.try_write(bytes),
+            Self::Tls(tls) => tls.try_write(bytes),
+        }
+    }
+
+    /// Waits until [`try_write`](Self::try_write) may have room again.
+    pub(crate) async fn writable(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(tcp) => tcp.stream().writable(false).await,
+            Self::Tls(tls) => tls.writable().await,
+        }
+    }
+
+    /// Says that nothing more will be sent: the peer reads the end.
+    pub(crate) fn shutdown_write(&self) {
+        match self {
+            // An error means that the connection is gone already.
+            Self::Tcp(tcp) => drop(rustix::net::shutdown(tcp.fd(), Shutdown::Write)),
+            Self::Tls(tls) => tls.shutdown_write(),
+        }
+    }
+
+    /// Ends it in both directions; a pending read returns.
+    pub(crate) fn abort(&self) {
+        match self {
+            Self::Tcp(tcp) => drop(rustix::net::shutdown(tcp.fd(), Shutdown::Both)),
+            Self::Tls(tls) => tls.abort(),
+        }
+    }
+}
+
+/// A TCP connection.
+pub(crate) struct Tcp(UnsafeCell<TcpStream>);
+
+impl Tcp {
     /// Dropping the future gives the attempt up. With `source` the connection comes from there; with `receive_buffer` the
     /// kernel holds about as many bytes for us and no more.
     pub(crate) async fn connect(
@@ -69,7 +122,7 @@ impl Socket {
     ///
     /// Dropping the future loses the buffer with what has arrived in it, so drop it only to close.
     #[expect(unsafe_code, reason = "monoio reads by `&mut`, and a read stays armed while others write")]
-    pub(crate) async fn read(&self, buffer: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
+    async fn read(&self, buffer: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
         debug_assert!(buffer.len() < buffer.capacity(), "a read into no room looks like the end");
         // SAFETY: the exclusive reference lives for this call only. `read` clones the descriptor into the operation
         // and keeps nothing borrowed; monoio's `unsafe impl Split for TcpStream` promises the same. The type is
@@ -80,26 +133,14 @@ impl Socket {
         (result, slice.into_inner())
     }
 
-    /// Sends what there is room for, without waiting.
     #[inline]
-    pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         Ok(rustix::net::send(self.fd(), bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?)
     }
 
-    /// Waits until [`try_write`](Self::try_write) may have room again.
-    pub(crate) async fn writable(&self) -> io::Result<()> {
-        self.stream().writable(false).await
-    }
-
-    /// Says that nothing more will be sent: the peer reads the end.
-    pub(crate) fn shutdown_write(&self) {
-        // An error means that the connection is gone already.
-        let _ = rustix::net::shutdown(self.fd(), Shutdown::Write);
-    }
-
-    /// Ends it in both directions; a pending read returns.
-    pub(crate) fn abort(&self) {
-        let _ = rustix::net::shutdown(self.fd(), Shutdown::Both);
+    /// The same as the library has it, which TLS runs over.
+    pub(crate) fn into_stream(self) -> io::Result<Stream> {
+        self.0.into_inner().try_into()
     }
 
     #[expect(unsafe_code, reason = "the counterpart of `read`")]

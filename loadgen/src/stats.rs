@@ -37,31 +37,45 @@ impl Blocks {
         Self { seconds: seconds.collect(), values }
     }
 
-    /// A quantile of as many seconds, drawn again: the block bootstrap, in which what hangs together within a second
-    /// stays together.
-    pub(crate) fn draw(&self, quantile: f64, random: &mut Random) -> Nanos {
+    /// Quantiles of as many seconds, drawn again: the block bootstrap. What hangs together within a second stays together,
+    /// and so do seconds that follow one another, as many as the cube root of all.
+    pub(crate) fn draw(&self, quantiles: &[f64], random: &mut Random) -> Vec<Nanos> {
+        let all = self.seconds.len();
+        let length = (all as f64).cbrt().ceil() as usize;
         let mut counts = vec![0; self.values.len()];
-        for _ in 0..self.seconds.len() {
-            let second = &self.seconds[(random.next() % self.seconds.len() as u64) as usize];
-            for (place, count) in second {
-                counts[*place as usize] += count;
+        let mut drawn = 0;
+        while drawn < all {
+            let from = (random.next() % all as u64) as usize;
+            for at in (from..from + length).take(all - drawn) {
+                for (place, count) in &self.seconds[at % all] {
+                    counts[*place as usize] += count;
+                }
+                drawn += 1;
             }
         }
         let total: u64 = counts.iter().sum();
-        let mut left = ((total as f64 * quantile).ceil() as u64).max(1);
-        for (value, count) in self.values.iter().zip(&counts) {
-            if *count >= left {
-                return *value;
+        let quantile = |quantile: &f64| {
+            let mut left = ((total as f64 * quantile).ceil() as u64).max(1);
+            for (value, count) in self.values.iter().zip(&counts) {
+                if *count >= left {
+                    return *value;
+                }
+                left -= count;
             }
-            left -= count;
-        }
-        self.values.last().copied().unwrap_or(0)
+            self.values.last().copied().unwrap_or(0)
+        };
+        quantiles.iter().map(quantile).collect()
+    }
+
+    /// How many of them may be thought of as independent.
+    pub(crate) fn blocks(&self) -> f64 {
+        self.seconds.len() as f64 / (self.seconds.len() as f64).cbrt().ceil()
     }
 }
 
-/// The middle 95 % of sorted values.
-pub(crate) fn middle<T: Copy>(sorted: &[T]) -> (T, T) {
-    let cut = (sorted.len() as f64 * 0.025) as usize;
+/// The middle of sorted values, as large a part as `part`.
+pub(crate) fn middle<T: Copy>(sorted: &[T], part: f64) -> (T, T) {
+    let cut = (sorted.len() as f64 * (1.0 - part) / 2.0) as usize;
     (sorted[cut], sorted[sorted.len() - 1 - cut])
 }
 
@@ -92,7 +106,7 @@ mod tests {
         let mut second = times();
         (1..=1000).for_each(|value| second.record(value * 1000).unwrap());
         let blocks = Blocks::new(&[second.clone(), second.clone(), second]);
-        let drawn = blocks.draw(0.99, &mut Random::new(3));
+        let drawn = blocks.draw(&[0.99], &mut Random::new(3))[0];
         assert!(drawn.abs_diff(990_000) < 2_000, "{drawn}");
     }
 }

@@ -18,7 +18,7 @@ use crate::{
     flights::{Flights, Reply},
     pace::Pacer,
     plan::Plan,
-    scenario::{Scenario, Sink},
+    scenario::{Answer, Scenario, Sink},
     socket::Socket,
     units::{Nanos, nanos},
     worker::Worker,
@@ -86,7 +86,7 @@ pub(crate) async fn run<S: Scenario>(
 }
 
 fn due(plan: &Plan, index: u32, at: usize, rate: f64, begun: Nanos) -> Nanos {
-    let order = at as f64 * f64::from(plan.threads) + f64::from(index);
+    let order = at as f64 * f64::from(plan.lanes()) + f64::from(plan.lane(index));
     begun + (order / rate * 1e9) as Nanos
 }
 
@@ -145,11 +145,13 @@ async fn stay<S: Scenario>(
     says: bool,
 ) -> Result<(), Fault> {
     let Opened { number, socket, mut scenario, mut buffer } = opened;
-    let mut flights = Flights::default();
+    let flights = Flights::default();
+    let mut flights = if S::IS_ORDERED { flights } else { flights.in_any_order() };
     let mut out = Vec::new();
     if says {
         let content = &worker.content;
         scenario.send(&mut out, content.size(number, 0), |out| content.append(number, 0, out));
+        scenario.flush(&mut out);
         let now = worker.now();
         flights.push(now, now, 0);
         write_all(&socket, &out).await.map_err(Fault::Lost)?;
@@ -246,8 +248,21 @@ impl<S: Scenario> Sink for First<'_, S> {
 
     fn reply(&mut self, payload: &[u8], is_right_type: bool) -> Result<(), Fault> {
         let Worker { content, plan, .. } = self.worker;
+        let reply = self.flights.judge(content, self.number, plan.verify, payload, is_right_type);
+        self.count(reply)
+    }
+
+    fn answer(&mut self, number: u64, answer: Answer<'_>) -> Result<(), Fault> {
+        let Worker { content, plan, .. } = self.worker;
+        let reply = self.flights.judge_numbered(content, self.number, plan.verify, number, answer);
+        self.count(reply)
+    }
+}
+
+impl<S: Scenario> First<'_, S> {
+    fn count(&self, reply: Reply) -> Result<(), Fault> {
         let mut record = self.worker.record.borrow_mut();
-        match self.flights.judge(content, self.number, plan.verify, payload, is_right_type) {
+        match reply {
             Reply::Answers(flight) => {
                 record.opening.first.saturating_record(self.worker.now() - flight.sent);
             }

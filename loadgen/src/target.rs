@@ -9,7 +9,8 @@ use std::{
 
 use switchpoint::ws::opening::{Url, UrlFault};
 
-/// `ws://` or `http://`, which mean the same here: a TCP connection, and a GET that asks for the switch.
+/// `ws://` or `http://`, which mean the same here: a TCP connection, and a GET that asks for the switch; `wss://` and
+/// `https://` with TLS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Target {
     text: String,
@@ -42,17 +43,14 @@ impl FromStr for Target {
             None if lower.starts_with("https://") => format!("wss://{}", &text["https://".len()..]),
             None => text.to_owned(),
         };
-        let url: Url = ws.parse().map_err(|fault: UrlFault| match fault {
+        let url = ws.parse().map_err(|fault: UrlFault| match fault {
             UrlFault::Scheme if !text.contains("://") => {
                 format!("a URL begins with its scheme: did you mean ws://{text} ?")
             }
-            UrlFault::Scheme => "the schemes are ws:// and http://".to_owned(),
+            UrlFault::Scheme => "the schemes are ws, wss, http and https".to_owned(),
             UrlFault::User => "a user in the URL is not sent; use --auth USER:PASSWORD".to_owned(),
             fault => fault.to_string(),
         })?;
-        if url.is_secure() {
-            return Err(UrlFault::Tls.to_string());
-        }
         Ok(Self { text: text.to_owned(), url })
     }
 }
@@ -84,15 +82,17 @@ mod tests {
             let url = &target.url;
             assert_eq!((url.host(), url.port(), url.target()), ("a.b", 81, "/echo?x=1"));
         }
+        for text in ["wss://a.b/", "https://a.b/"] {
+            let url = text.parse::<Target>().unwrap().url;
+            assert_eq!((url.is_secure(), url.port()), (true, 443));
+        }
     }
 
     #[test]
     fn what_is_wrong_with_a_url_is_said() {
         for (text, hint) in [
             ("localhost:8080/echo", "did you mean ws://localhost:8080/echo"),
-            ("wss://a/", "TLS"),
-            ("https://a/", "TLS"),
-            ("ftp://a/", "ws://"),
+            ("ftp://a/", "the schemes are ws"),
             ("ws://a/#b", "fragment"),
             ("ws://a b/", "%20"),
             ("ws://u:p@a/", "--auth"),

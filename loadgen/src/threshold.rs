@@ -1,6 +1,6 @@
 //! What has to be so in the end: `p99(response)<1ms`, `errors==0`, `rate>=50k`.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, time::Duration};
 
 use crate::{
     plan::Plan,
@@ -43,13 +43,15 @@ enum Comparison {
     Equal,
 }
 
-const TIMES: [&str; 9] = [
+const TIMES: [&str; 11] = [
     "response",
     "service",
     "send-lag",
     "connect-lag",
     "tcp-connect",
+    "tls",
     "upgrade",
+    "settle",
     "ready",
     "first-message",
     "close",
@@ -119,7 +121,8 @@ pub(crate) struct Outcome {
 }
 
 impl Threshold {
-    pub(crate) fn judge(&self, plan: &Plan, finished: &Finished, slot: &Slot) -> Outcome {
+    /// Holds it against what was measured in `time`.
+    pub(crate) fn judge(&self, plan: &Plan, finished: &Finished, slot: &Slot, time: Duration) -> Outcome {
         let value = match &self.measure {
             Measure::Time(statistic, name) => histogram(plan, finished, slot, name)
                 .filter(|times| !times.is_empty())
@@ -132,7 +135,7 @@ impl Threshold {
                 .map(|time| (time as f64, short(time))),
             Measure::Number(name) => {
                 let ledger = &slot.ledger;
-                let seconds = finished.measured.as_secs_f64().max(1e-9);
+                let seconds = time.as_secs_f64().max(1e-9);
                 let number = match &**name {
                     "errors" => (ledger.errors() + finished.record.duplicates) as f64,
                     "unanswered" => ledger.unanswered as f64,

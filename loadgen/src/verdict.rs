@@ -1,12 +1,12 @@
 //! Whether a run's figures can be trusted, whether the server did what it was asked, and what to do otherwise.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use crate::{
-    plan::{Kind, Plan},
+    plan::{COHORTS, Kind, Plan},
     record::{Ledger, Slot, percentile},
     run::Finished,
-    threshold::Outcome,
+    threshold::{Outcome, Threshold},
     units::{Nanos, grouped, plural, rate_text, short},
 };
 
@@ -44,6 +44,18 @@ pub(crate) struct Verdict {
     pub(crate) sustained: Option<String>,
     pub(crate) is_interrupted: bool,
     pub(crate) thresholds: Vec<Outcome>,
+    /// Of each measured phase, where there are several.
+    pub(crate) phases: Vec<PhaseVerdict>,
+}
+
+/// How a phase was by itself.
+#[derive(Clone, Debug)]
+pub(crate) struct PhaseVerdict {
+    /// Which one.
+    pub(crate) index: usize,
+    pub(crate) grade: Grade,
+    pub(crate) reasons: Vec<String>,
+    pub(crate) thresholds: Vec<Outcome>,
 }
 
 /// The sum over the phases that are measured, and over both cohorts.
@@ -63,7 +75,7 @@ pub(crate) fn warmup(plan: &Plan, finished: &Finished) -> Ledger {
 }
 
 fn is_measured(plan: &Plan, slot: usize) -> bool {
-    plan.phases[slot / crate::plan::COHORTS].is_measured
+    plan.phases[slot / COHORTS].is_measured
 }
 
 impl Verdict {
@@ -77,27 +89,8 @@ impl Verdict {
             find(Grade::Invalid, "the books do not balance, which is a bug of loadgen".into());
         }
         generator(plan, finished, &slot, &mut find);
-        let is_one = |count: u64, one: &str, many: &str| {
-            format!("{} {}", grouped(count), if count == 1 { one } else { many })
-        };
-        let errors = ledger.errors() + before.errors() + finished.record.duplicates;
-        let unanswered = ledger.unanswered + before.unanswered;
-        let bad = errors + unanswered + finished.record.failed;
-        if bad > plan.errors_max {
-            let wrong = ledger.wrong + before.wrong;
-            let timed_out = ledger.timed_out + before.timed_out;
-            for (count, one, many) in [
-                (finished.record.failed, "connection failed", "connections failed"),
-                (if is_storm(plan) { 0 } else { wrong }, "reply was wrong", "replies were wrong"),
-                (finished.record.duplicates, "reply was doubled", "replies were doubled"),
-                (if is_storm(plan) { 0 } else { timed_out }, "message timed out", "messages timed out"),
-                (unanswered, "message is unanswered", "messages are unanswered"),
-            ] {
-                if count > 0 {
-                    find(Grade::Failed, is_one(count, one, many));
-                }
-            }
-        }
+        machine(plan, finished, &mut find);
+        server(plan, finished, ledger, &before, &mut find);
         if ledger.answered == 0 {
             find(Grade::Failed, "nothing was measured".into());
         } else if let Some(requests) = plan.requests
@@ -108,16 +101,32 @@ impl Verdict {
             let reason = format!("only {} of {} messages were sent", grouped(ledger.sent), grouped(requests));
             find(Grade::Failed, reason);
         }
+        let phases = phases(plan, finished);
+        for phase in &phases {
+            let missed = phase.thresholds.iter().filter(|outcome| !outcome.is_met).count();
+            // What a phase alone shows, the sum may hide.
+            let name = &plan.phases[phase.index].name;
+            if phase.grade == Grade::Invalid {
+                find(Grade::Invalid, format!("phase {name}: {}", phase.reasons.join(", ")));
+            } else if missed > 0 {
+                find(Grade::Valid, format!("phase {name} misses {}", plural(missed as u64, "threshold")));
+            }
+        }
         findings.sort_by_key(|(grade, _)| std::cmp::Reverse(*grade));
-        let thresholds: Vec<Outcome> =
-            plan.thresholds.iter().map(|threshold| threshold.judge(plan, finished, &slot)).collect();
+        let thresholds = judged(&plan.thresholds, plan, finished, &slot, finished.measured);
         Self {
             grade: findings.first().map_or(Grade::Valid, |(grade, _)| *grade),
             reasons: findings.into_iter().map(|(_, reason)| reason).collect(),
-            sustained: not_sustained(plan, finished, ledger),
+            sustained: not_sustained(plan, finished.measured, ledger),
             is_interrupted: finished.is_interrupted,
             thresholds,
+            phases,
         }
+    }
+
+    /// All thresholds: those of the run, and those of its phases.
+    fn outcomes(&self) -> impl Iterator<Item = &Outcome> {
+        self.thresholds.iter().chain(self.phases.iter().flat_map(|phase| &phase.thresholds))
     }
 
     /// Whether the figures can be trusted, and the server did all of it.
@@ -130,11 +139,64 @@ impl Verdict {
         match self.grade {
             Grade::Invalid => INVALID,
             Grade::Failed => FAILED,
-            _ if self.thresholds.iter().any(|outcome| !outcome.is_met) => MISSED,
+            _ if self.outcomes().any(|outcome| !outcome.is_met) => MISSED,
             _ if self.is_interrupted => INTERRUPTED,
             _ => 0,
         }
     }
+}
+
+fn judged(
+    thresholds: &[Threshold],
+    plan: &Plan,
+    finished: &Finished,
+    slot: &Slot,
+    time: Duration,
+) -> Vec<Outcome> {
+    thresholds.iter().map(|threshold| threshold.judge(plan, finished, slot, time)).collect()
+}
+
+/// Each measured phase by itself.
+fn phases(plan: &Plan, finished: &Finished) -> Vec<PhaseVerdict> {
+    let measured: Vec<usize> =
+        (0..plan.phases.len()).filter(|index| plan.phases[*index].is_measured).collect();
+    let has_own = plan.phases.iter().any(|phase| !phase.thresholds.is_empty());
+    if measured.len() < 2 && !has_own {
+        return Vec::new();
+    }
+    let verdict = |index: usize| {
+        let phase = &plan.phases[index];
+        let slots = &finished.record.slots[index * COHORTS..(index + 1) * COHORTS];
+        let mut slot = slots[0].clone();
+        slots[1..].iter().for_each(|other| slot.merge(other));
+        let ledger = &slot.ledger;
+        let time = phase.time.unwrap_or(finished.measured);
+        let mut findings: Vec<(Grade, String)> = Vec::new();
+        if phase.profile.is_some() {
+            generator(plan, finished, &slot, &mut |grade, reason| findings.push((grade, reason)));
+        }
+        if ledger.errors() + ledger.unanswered > plan.errors_max {
+            let text =
+                format!("{} errors, {} unanswered", grouped(ledger.errors()), grouped(ledger.unanswered));
+            findings.push((Grade::Failed, text));
+        }
+        if ledger.planned == 0 {
+            findings.push((Grade::Failed, "nothing was measured".to_owned()));
+        }
+        if phase.profile.is_some()
+            && let Some(text) = not_sustained(plan, time, ledger)
+        {
+            findings.push((Grade::Valid, text));
+        }
+        findings.sort_by_key(|(grade, _)| std::cmp::Reverse(*grade));
+        PhaseVerdict {
+            index,
+            grade: findings.first().map_or(Grade::Valid, |(grade, _)| *grade),
+            reasons: findings.into_iter().map(|(_, reason)| reason).collect(),
+            thresholds: judged(&phase.thresholds, plan, finished, &slot, time),
+        }
+    };
+    measured.into_iter().map(verdict).collect()
 }
 
 /// A threshold is not met.
@@ -177,7 +239,13 @@ fn generator(plan: &Plan, finished: &Finished, slot: &Slot, find: &mut impl FnMu
             let part = (slot.ledger.planned - ours) as f64 / slot.ledger.planned as f64 * 100.0;
             find(Grade::Invalid, format!("the generator offered {part:.1} % of the plan; {cure}"));
         }
-    } else if finished.cpu > CPU_MAX {
+    }
+}
+
+/// What the machine has done to the figures.
+fn machine(plan: &Plan, finished: &Finished, find: &mut impl FnMut(Grade, String)) {
+    let is_timed = plan.is_open() || plan.connection_rate.is_some() && is_storm(plan);
+    if !is_timed && finished.cpu > CPU_MAX {
         let reason = format!(
             "a thread of the generator was busy for {:.0} % of the time: these may be its limits, not the server's; add threads (-t)",
             finished.cpu * 100.0
@@ -189,6 +257,34 @@ fn generator(plan: &Plan, finished: &Finished, slot: &Slot, find: &mut impl FnMu
         let reason =
             format!("the hypervisor took {:.1} % of the machine's time; use a quieter host", stolen * 100.0);
         find(Grade::Degraded, reason);
+    }
+}
+
+/// What the server owes.
+fn server(
+    plan: &Plan,
+    finished: &Finished,
+    ledger: &Ledger,
+    before: &Ledger,
+    find: &mut impl FnMut(Grade, String),
+) {
+    let errors = ledger.errors() + before.errors() + finished.record.duplicates;
+    let unanswered = ledger.unanswered + before.unanswered;
+    if errors + unanswered + finished.record.failed <= plan.errors_max {
+        return;
+    }
+    let wrong = ledger.wrong + before.wrong;
+    let timed_out = ledger.timed_out + before.timed_out;
+    for (count, one, many) in [
+        (finished.record.failed, "connection failed", "connections failed"),
+        (if is_storm(plan) { 0 } else { wrong }, "reply was wrong", "replies were wrong"),
+        (finished.record.duplicates, "reply was doubled", "replies were doubled"),
+        (if is_storm(plan) { 0 } else { timed_out }, "message timed out", "messages timed out"),
+        (unanswered, "message is unanswered", "messages are unanswered"),
+    ] {
+        if count > 0 {
+            find(Grade::Failed, format!("{} {}", grouped(count), if count == 1 { one } else { many }));
+        }
     }
 }
 
@@ -210,8 +306,8 @@ const CPU_MAX: f64 = 0.9;
 const STOLEN_MAX: f64 = 0.01;
 
 /// How far the server has stayed behind the plan.
-fn not_sustained(plan: &Plan, finished: &Finished, ledger: &Ledger) -> Option<String> {
-    let seconds = finished.measured.as_secs_f64();
+fn not_sustained(plan: &Plan, time: Duration, ledger: &Ledger) -> Option<String> {
+    let seconds = time.as_secs_f64();
     if !plan.is_open() || ledger.planned == 0 || seconds <= 0.0 {
         return None;
     }

@@ -9,7 +9,10 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use switchpoint::{Config, Registry, Server, Upgraded, protocols};
+use switchpoint::{
+    Config, Listener, Registry, Server, Upgraded, protocols,
+    tls::{self, Acceptor, Identity},
+};
 
 fn serve(registry: impl Fn(usize) -> Registry + Send + Sync + 'static) -> (Server, SocketAddr) {
     let listen = vec!["127.0.0.1:0".parse().unwrap()];
@@ -65,6 +68,173 @@ fn every_reply_of_a_server_that_behaves_is_verified() {
         assert!(value["messages"]["answered"].as_u64() > Some(0), "{how}");
         assert_eq!(value["messages"]["answered"], value["latency_ns"]["count"], "{how}");
         assert_eq!(value["connections"]["opened"], value["handshake_ns"]["count"], "{how}");
+    }
+}
+
+fn demonstration_with_h2c() -> (Server, SocketAddr) {
+    serve(|_| protocols::demonstration(Default::default()).with(protocols::H2c::new()))
+}
+
+#[test]
+fn requests_over_http2_are_answered_and_verified() {
+    let (_server, address) = demonstration_with_h2c();
+    for how in [
+        "/healthz -c 4",
+        "/healthz -c 4 --prior-knowledge",
+        "/healthz -c 2 --streams 50 -t 2",
+        "/echo-body -c 2 --post -s 1KiB --streams 10",
+        // More than a frame.
+        "/echo-body -c 2 --post -s 60KiB --streams 4 --prior-knowledge",
+        "/echo-body -c 2 --post -s uniform:1..2000 -r 500",
+        "/healthz -c 3 -r 1000 --driver epoll",
+    ] {
+        let (code, value) = json(&format!("h2c http://{address}{how} -d 300ms --warmup 50ms"));
+        assert!(code == 0 || code == 4, "{how}: {value:#}");
+        assert_eq!(kinds(&value), [], "{how}");
+        assert!(value["messages"]["answered"].as_u64() > Some(0), "{how}");
+        // Where the machine is so busy that we were late, it is said.
+        assert!(code == 4 || value["messages"]["answered"] == value["messages"]["planned"], "{how}");
+        let opening = &value["opening_ns"];
+        let upgrades =
+            if how.contains("prior") { 0 } else { value["connections"]["opened"].as_u64().unwrap() };
+        assert_eq!(opening["upgrade"]["count"], upgrades, "{how}: {opening:#}");
+        assert_eq!(opening["settle"]["count"], value["connections"]["opened"], "{how}");
+        // Each connection ends by GOAWAY, which the server answers with the end.
+        assert_eq!(opening["close"]["count"], value["connections"]["opened"], "{how}");
+    }
+}
+
+#[test]
+fn websockets_over_http2_are_verified_stream_by_stream() {
+    let (_server, address) = demonstration_with_h2c();
+    for how in [
+        "-c 2",
+        "-c 2 --streams 10 -p 4 --prior-knowledge",
+        "-c 1 --streams 5 --text -s 3000 -r 500",
+        "-c 1 --streams 3 -s 100KiB -p 3 --ping 50ms",
+    ] {
+        let line = format!("h2c ws://{address}/echo --websocket {how} -d 300ms --warmup 50ms");
+        let (code, value) = json(&line);
+        assert!(code == 0 || code == 4, "{how}: {value:#}");
+        assert_eq!(kinds(&value), [], "{how}");
+        assert!(value["messages"]["answered"].as_u64() > Some(10), "{how}: {value:#}");
+        // Where the machine is so busy that we were late, it is said.
+        assert!(code == 4 || value["messages"]["answered"] == value["messages"]["planned"], "{how}");
+    }
+}
+
+#[test]
+fn what_http2_refuses_is_said() {
+    let (_server, address) = demonstration();
+    for (line, kind, hint) in [
+        ("/healthz", "refused-200", "does not switch to that protocol"),
+        ("/nowhere --prior-knowledge", "wrong-status", "404"),
+        ("/nowhere --websocket --prior-knowledge", "refused-404", "no-such-path"),
+    ] {
+        let (code, value) = json(&format!("h2c http://{address}{line} -c 1 -d 100ms --warmup 0s"));
+        assert_eq!((code, kinds(&value)[0].0), (3, kind), "{line}: {value:#}");
+        assert!(value["errors"][0]["example"].as_str().unwrap().contains(hint), "{line}: {value:#}");
+    }
+    // What is posted has to come back.
+    let (_server, address) = serve(|_| {
+        Registry::new().post("/", async |request: &switchpoint::Request<'_>| {
+            let mut body = request.body().to_vec();
+            body[20] ^= 1;
+            Ok(switchpoint::Response::new(200).with_bytes("application/octet-stream", body))
+        })
+    });
+    let (code, value) = json(&format!("h2c http://{address}/ --prior-knowledge --post -c 1 -n 10"));
+    assert_eq!((code, kinds(&value)), (3, vec![("wrong-content", 10)]), "{value:#}");
+}
+
+#[test]
+fn a_storm_over_http2_times_its_steps() {
+    let (_server, address) = demonstration_with_h2c();
+    let (code, value) = json(&format!("storm ws://{address}/healthz --over h2c -c 20"));
+    assert_eq!(code, 0, "{value:#}");
+    for step in ["tcp-connect", "upgrade", "settle", "ready", "first-message", "close"] {
+        assert_eq!(value["opening_ns"][step]["count"], 20, "{step}: {value:#}");
+    }
+}
+
+/// A server with TLS, and the file that a client has to trust.
+fn secure(name: &str) -> (Server, SocketAddr, std::path::PathBuf) {
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned(), "localhost".to_owned()]).unwrap();
+    let folder = std::env::temp_dir().join(format!("loadgen-tls-{name}-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let (chain, key) = (folder.join("chain.pem"), folder.join("key.pem"));
+    std::fs::write(&chain, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let acceptor = Acceptor::new(tls::Settings::from(Identity::files(&chain, &key))).unwrap();
+    let listener =
+        Listener { tls: Some(acceptor), ..Listener::from("127.0.0.1:0".parse::<SocketAddr>().unwrap()) };
+    let config = Config { listen: vec![listener], threads: 1, ..Config::default() };
+    let server = Server::start(config, |_| protocols::demonstration(Default::default())).unwrap();
+    let address = server.addresses()[0];
+    (server, address, chain)
+}
+
+#[test]
+fn all_of_it_goes_over_tls_and_its_handshake_is_timed_apart() {
+    let (_server, address, chain) = secure("all");
+    let ca = chain.display();
+    for (line, opened) in [
+        (format!("ws wss://{address}/echo -c 4 -d 300ms --warmup 50ms --insecure"), 4),
+        (format!("ws wss://{address}/echo -c 4 -d 300ms --warmup 50ms --ca {ca}"), 4),
+        (format!("ws wss://{address}/echo -c 2 -s 1MiB -p 4 -d 300ms -k"), 2),
+        (format!("ws https://{address}/echo -c 4 -r 500 -d 300ms --driver epoll -k"), 4),
+        (format!("echo https://{address}/echo -c 4 -d 300ms -p 4 -k"), 4),
+        (format!("h2c https://{address}/healthz -c 2 --streams 10 -d 300ms -k"), 2),
+        (format!("h2c https://{address}/echo --websocket -c 2 --streams 3 -d 300ms -k"), 2),
+        (format!("storm wss://{address}/echo -c 20 -k"), 20),
+        (format!("storm wss://{address}/echo -c 10 --sni localhost --ca {ca}"), 10),
+    ] {
+        let (code, value) = json(&line);
+        assert!(code == 0 || code == 4, "{line}: {value:#}");
+        assert_eq!(kinds(&value), [], "{line}");
+        assert!(value["messages"]["answered"].as_u64() > Some(0), "{line}");
+        assert_eq!(value["opening_ns"]["tls"]["count"], opened, "{line}: {value:#}");
+        assert!(value["opening_ns"]["tls"]["min"].as_u64() > Some(10_000), "{line}");
+    }
+}
+
+#[test]
+fn whom_nobody_vouches_for_is_not_believed() {
+    let (_server, address, chain) = secure("whom");
+    let (_plain, plain) = demonstration();
+    for (line, kind, hint) in [
+        (format!("wss://{address}/echo"), "tls-certificate-untrusted", "--insecure"),
+        (
+            format!("wss://{address}/echo --sni other.example --ca {}", chain.display()),
+            "tls-certificate-invalid",
+            "--sni",
+        ),
+        (format!("wss://{plain}/echo -k"), "tls-not-tls", "does this port speak TLS?"),
+    ] {
+        let (code, value) = json(&format!("ws {line} -c 2 -d 100ms"));
+        assert_eq!((code, kinds(&value)), (3, vec![(kind, 2)]), "{line}: {value:#}");
+        assert!(value["errors"][0]["example"].as_str().unwrap().contains(hint), "{line}: {value:#}");
+    }
+    let output = loadgen(&format!("ws wss://{address}/echo -c 2 --ca /nowhere"));
+    assert_eq!(output.status.code(), Some(64));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("/nowhere"));
+}
+
+#[test]
+fn compressed_messages_are_verified_as_any() {
+    let deflate = switchpoint::ws::Deflate::default();
+    let (_server, address) = serve(move |_| {
+        protocols::demonstration(protocols::websocket::Settings {
+            deflate: Some(deflate.clone()),
+            ..Default::default()
+        })
+    });
+    for how in ["-c 4 --text", "-c 2 -s 3000 -p 8", "-c 2 -s exp:500 --text -r 500 --fragment 100"] {
+        let (code, value) = json(&format!("ws ws://{address}/echo {how} --deflate -d 300ms --warmup 0s"));
+        assert!(code == 0 || code == 4, "{how}: {value:#}");
+        assert_eq!(kinds(&value), [], "{how}");
+        assert!(code == 4 || value["messages"]["answered"] == value["messages"]["planned"], "{how}");
+        assert!(value["messages"]["answered"].as_u64() > Some(20), "{how}: {value:#}");
     }
 }
 
@@ -277,7 +447,7 @@ fn interrupted(arguments: &[&str], after: Duration) -> Output {
 
 #[test]
 fn arguments_that_make_no_sense_are_usage() {
-    for line in ["ws wss://127.0.0.1/", "ws localhost:80", "echo ws://h/ -s 0", "ws ws://h/ -c none"] {
+    for line in ["ws ftp://127.0.0.1/", "ws localhost:80", "echo ws://h/ -s 0", "ws ws://h/ -c none"] {
         let output = loadgen(line);
         assert_eq!(output.status.code(), Some(64), "{line}");
         assert!(!output.stderr.is_empty() && output.stdout.is_empty());

@@ -34,12 +34,15 @@ impl ClientCertificates {
         Ok(Self { names: settings.names.clone(), fingerprints: fingerprints? })
     }
 
-    fn lets(&self, certificate: &PeerCertificate) -> bool {
+    /// Whether it is let through, and by which of the names.
+    fn lets<'a>(&self, certificate: &'a PeerCertificate) -> (bool, Option<&'a String>) {
         let own = Fingerprint::of(&certificate.der);
-        let mut names = certificate.names.iter().chain(&certificate.common_name);
-        (self.names.is_empty() && self.fingerprints.is_empty())
-            || names.any(|name| self.names.contains(name))
-            || self.fingerprints.iter().any(|fingerprint| fingerprint.equals(&own))
+        let names = || certificate.common_name.iter().chain(&certificate.names);
+        let is_known = self.fingerprints.iter().any(|fingerprint| fingerprint.equals(&own));
+        match names().find(|name| self.names.contains(name)) {
+            Some(name) => (true, Some(name)),
+            None => (is_known || (self.names.is_empty() && self.fingerprints.is_empty()), names().next()),
+        }
     }
 }
 
@@ -48,16 +51,14 @@ impl Authorize for ClientCertificates {
         let Some(certificate) = request.peer_certificate() else {
             return Err(Rejection::forbidden().detail("This takes a client certificate."));
         };
-        if !self.lets(certificate) {
-            return Err(Rejection::forbidden());
-        }
+        let (true, name) = self.lets(certificate) else { return Err(Rejection::forbidden()) };
         let names = certificate.names.iter().map(|name| Value::from(&**name)).collect::<Vec<_>>();
         let identity = Identity::new("certificate")
             .with("names", names)
             .with("issuer", &*certificate.issuer)
             .with("serial", &*certificate.serial)
             .with("fingerprint", &*certificate.fingerprint);
-        Ok(match certificate.common_name.as_ref().or_else(|| certificate.names.first()) {
+        Ok(match name {
             Some(name) => identity.named(name.clone()),
             None => identity,
         })
@@ -87,13 +88,16 @@ mod tests {
         let lets = |names: &[&str], fingerprints: &[&str]| {
             let owned = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
             let settings = Certificate { names: owned(names), fingerprints: owned(fingerprints) };
-            ClientCertificates::new(&settings).unwrap().lets(&certificate)
+            ClientCertificates::new(&settings).unwrap().lets(&certificate).0
         };
         assert!(lets(&[], &[]) && lets(&["anna"], &[]) && lets(&["x", "spiffe://example/anna"], &[]));
         assert!(lets(&[], &[abc]) && lets(&["x"], &[abc]));
         assert!(
             !lets(&["ann"], &[]) && !lets(&["authority"], &[]) && !lets(&[], &[&abc.replace("ad", "ae")])
         );
+        let named = Certificate { names: vec!["spiffe://example/anna".into()], ..Certificate::default() };
+        let named = ClientCertificates::new(&named).unwrap();
+        assert_eq!(named.lets(&certificate).1.unwrap(), "spiffe://example/anna", "the name that lets it in");
         let wrong = Certificate { fingerprints: vec!["abc".into()], ..Certificate::default() };
         assert!(ClientCertificates::new(&wrong).is_err());
     }

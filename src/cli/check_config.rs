@@ -21,7 +21,11 @@ pub(super) fn run(mut arguments: Arguments) -> ExitCode {
     if arguments.file.is_some() {
         arguments.serve.config = arguments.file;
     }
-    match arguments.serve.settle() {
+    let settled = arguments.serve.settle().and_then(|settled| match settled.settings.check_certificates() {
+        Ok(()) => Ok(settled),
+        Err(error) => Err(format!("error: {error}\n")),
+    });
+    match settled {
         Ok(settled) => {
             let path = arguments.serve.config;
             let name = path.map_or_else(|| "no file".into(), |path| path.display().to_string());

@@ -2,7 +2,9 @@
 
 mod check_config;
 mod config;
+mod connect;
 mod print_config;
+mod replay;
 mod serve;
 #[cfg(feature = "tls")]
 mod tls;
@@ -33,6 +35,10 @@ enum Command {
     CheckConfig(check_config::Arguments),
     /// Prints every setting that holds, and where it comes from: default, file and line, variable or flag.
     PrintConfig(print_config::Arguments),
+    /// Talks to a server from the terminal, a pipe or a script: WebSocket, or any protocol behind an upgrade.
+    Connect(connect::Arguments),
+    /// Plays a recorded trace again: the client's side of it, to see what a server answers now.
+    Replay(replay::Arguments),
 }
 
 /// Reads the arguments and does what they say.
@@ -42,6 +48,8 @@ pub(crate) fn run() -> ExitCode {
         Some(Command::Serve(arguments)) => serve::run(&arguments),
         Some(Command::CheckConfig(arguments)) => check_config::run(arguments),
         Some(Command::PrintConfig(arguments)) => print_config::run(&arguments),
+        Some(Command::Connect(arguments)) => connect::run(arguments),
+        Some(Command::Replay(arguments)) => replay::run(arguments),
         None => serve::run(&cli.serve),
     }
 }

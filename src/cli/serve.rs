@@ -156,15 +156,6 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         Ok(config) => config,
         Err(error) => return fail(&error),
     };
-    #[cfg(feature = "tls")]
-    let config = match arguments.tls.acceptor() {
-        Ok(Some(acceptor)) => {
-            let secure = |listener| Listener { tls: Some(acceptor.clone()), ..listener };
-            Config { listen: config.listen.into_iter().map(secure).collect(), ..config }
-        }
-        Ok(None) => config,
-        Err(error) => return fail(&error),
-    };
     let drain_time = config.drain_time;
     tracing_subscriber::fmt()
         .with_env_filter(&settings.log)
@@ -184,8 +175,9 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         Err(error) => return fail(&error.to_string()),
     };
     say(&start_line(&server));
-    #[cfg(feature = "tls")]
-    super::tls::self_signed_lines(&server).for_each(|line| say(&line));
+    if let Some(line) = certificate {
+        say(&line);
+    }
 
     let first = loop {
         // The thread ends with the process; the channel cannot close before.

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use monoio::time::timeout;
 use rustls::{
-    ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+    ClientConfig, ClientConnection, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
     client::{
         Resumption,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -116,15 +116,27 @@ impl Connector {
         Arc::clone(&self.config)
     }
 
+    /// A session of rustls's own with the server that is to be `host`, for a connection that is not a [`Stream`].
+    ///
+    /// # Errors
+    /// If nobody could have a certificate for the host's name.
+    pub fn session(&self, host: &str) -> Result<ClientConnection, Fault> {
+        ClientConnection::new_with_alpn(Arc::clone(&self.config), self.name(host)?, self.alpn.clone())
+            .map_err(Fault::Tls)
+    }
+
+    fn name(&self, host: &str) -> Result<ServerName<'static>, Fault> {
+        let host = self.server_name.as_deref().unwrap_or(host);
+        ServerName::try_from(host.to_owned()).map_err(|_| Fault::Name(host.to_owned()))
+    }
+
     /// Shakes hands over `stream`, within the limit, with the server that is to be `host`: a DNS name or an address.
     ///
     /// # Errors
     /// When the server cannot prove it, does not agree, or does not answer.
     pub async fn connect(&self, stream: Stream, host: &str, limit: Duration) -> Result<Stream, Fault> {
-        let host = self.server_name.as_deref().unwrap_or(host);
-        let name = ServerName::try_from(host.to_owned()).map_err(|_| Fault::Name(host.to_owned()))?;
-        let session =
-            Session::client(Arc::clone(&self.config), name, self.alpn.clone()).map_err(Fault::Tls)?;
+        let session = Session::client(Arc::clone(&self.config), self.name(host)?, self.alpn.clone())
+            .map_err(Fault::Tls)?;
         let tls = Box::new(Tls::new(session, stream));
         timeout(limit, tls.handshake()).await.unwrap_or(Err(Fault::TimedOut))?;
         Ok(Stream::Tls(tls))

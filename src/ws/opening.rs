@@ -23,6 +23,8 @@ pub struct Opening {
     subprotocols: Vec<String>,
     deflate: Option<Deflate>,
     fields: Vec<(String, String)>,
+    /// Those of `fields` that are named in `Connection`.
+    hop: Vec<String>,
 }
 
 impl Opening {
@@ -33,7 +35,14 @@ impl Opening {
 
     /// For a protocol other than WebSocket, by its token: the request and the answer without RFC 6455's fields.
     pub fn to(token: impl Into<Cow<'static, str>>) -> Self {
-        Self { token: token.into(), key: None, subprotocols: Vec::new(), deflate: None, fields: Vec::new() }
+        Self {
+            token: token.into(),
+            key: None,
+            subprotocols: Vec::new(),
+            deflate: None,
+            fields: Vec::new(),
+            hop: Vec::new(),
+        }
     }
 
     /// Offers a subprotocol, after those that it offers already.
@@ -68,13 +77,24 @@ impl Opening {
         Ok(())
     }
 
+    /// As [`field`](Self::field), and named in `Connection`: for the next hop only (RFC 9110 7.6.1), as `HTTP2-Settings`.
+    ///
+    /// # Errors
+    /// As [`field`](Self::field).
+    pub fn hop_field(&mut self, name: &str, value: &str) -> Result<(), Unfit> {
+        self.field(name, value)?;
+        self.hop.push(name.to_owned());
+        Ok(())
+    }
+
     /// The request's head.
     pub fn request(&self, url: &Url) -> Vec<u8> {
         let mut head = format!("GET {} HTTP/1.1\r\n", url.target);
         let mut put = |name: &str, value: &str| head.extend([name, ": ", value, "\r\n"]);
         put("Host", &url.authority);
         put("Upgrade", &self.token);
-        put("Connection", "Upgrade");
+        let hop: String = self.hop.iter().flat_map(|name| [", ", name]).collect();
+        put("Connection", &format!("Upgrade{hop}"));
         if let Some(key) = &self.key {
             put("Sec-WebSocket-Key", key);
             put("Sec-WebSocket-Version", "13");
@@ -365,6 +385,11 @@ impl Url {
     /// A name or an address; that of IPv6 without its brackets.
     pub fn host(&self) -> &str {
         &self.host
+    }
+
+    /// Host and port as they were written: the field `Host`.
+    pub fn authority(&self) -> &str {
+        &self.authority
     }
 
     /// 80, or 443 with TLS, unless it says otherwise.

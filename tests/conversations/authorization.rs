@@ -692,3 +692,54 @@ fn nothing_secret_is_logged() {
         assert_eq!(found, None, "{secret} is in the log");
     }
 }
+
+#[cfg(feature = "tls")]
+#[test]
+fn a_client_is_known_by_its_certificate() {
+    use switchpoint::{
+        Stream, Worker,
+        authorize::Certificate,
+        duplex,
+        protocols::websocket::Client,
+        tls::{self, Acceptor, ClientSettings, Connector, Trust},
+    };
+
+    let identity = |name: &str| tls::Identity::self_signed(&[name.to_owned()]).unwrap();
+    let (server, anna, berta) = (identity("localhost"), identity("anna"), identity("berta"));
+    let authorities = match (&anna.chain, &berta.chain) {
+        (tls::Pem::Text(anna), tls::Pem::Text(berta)) => tls::Pem::Text(format!("{anna}{berta}")),
+        _ => panic!("they were made here"),
+    };
+    let acceptor =
+        Acceptor::new(tls::Settings { client_authorities: Some(authorities), ..tls::Settings::from(server) });
+    let acceptor = acceptor.unwrap();
+    let settings = Settings::from(Certificate { names: vec!["anna".into()], ..Certificate::default() });
+    let registry = registry(&settings.build().unwrap());
+    on(Transport::Memory, config(), registry, async |site| {
+        for (who, expected) in
+            [(Some(&anna), Ok("certificate anna\n")), (Some(&berta), Err(403)), (None, Err(403))]
+        {
+            let (near, far) = duplex::pair();
+            monoio::spawn(site.worker.serve(acceptor.accept(Stream::from(far)), None));
+            let settings =
+                ClientSettings { trust: Trust::Anyone, identity: who.cloned(), ..ClientSettings::default() };
+            let connector = Connector::new(&settings).unwrap();
+            let stream = connector.connect(near.into(), "localhost", Duration::from_secs(5)).await.unwrap();
+            let worker = Worker::new(config(), Registry::new());
+            let told = RefCell::new(String::new());
+            let asked = Client::new()
+                .connect_over(&worker, stream, "ws://localhost/", async |mut socket: Socket| {
+                    let message = socket.recv().await?;
+                    *told.borrow_mut() =
+                        message.and_then(|message| message.text().map(str::to_owned)).unwrap_or_default();
+                    Ok(())
+                })
+                .await;
+            match (asked, expected) {
+                (Ok(()), Ok(name)) => assert_eq!(*told.borrow(), name),
+                (Err(Error::Refused(refusal)), Err(status)) => assert_eq!(refusal.status(), status),
+                (asked, expected) => panic!("{asked:?} and not {expected:?}"),
+            }
+        }
+    });
+}

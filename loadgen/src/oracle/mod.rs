@@ -95,6 +95,9 @@ struct Counts {
     deliveries: u64,
     drops_of_deliveries: u64,
     closes: u64,
+    pings: u64,
+    /// The sum of a hash of each message, in whatever order they came.
+    hash: u64,
 }
 
 struct Connection {
@@ -308,7 +311,10 @@ impl Oracle {
                 }
                 Some(true) => match frames::take(&mut connection.read) {
                     None => return,
-                    Some(Incoming::Ping(payload)) => self.write(id, &frames::frame(0x8a, &payload)),
+                    Some(Incoming::Ping(payload)) => {
+                        self.counts.pings += 1;
+                        self.write(id, &frames::frame(0x8a, &payload));
+                    }
                     Some(Incoming::Pong) => {}
                     Some(Incoming::Close(payload)) => {
                         self.counts.closes += 1;
@@ -336,6 +342,10 @@ impl Oracle {
         }
         self.bins[bin] += 1;
         self.counts.messages += 1;
+        // FNV-1a.
+        let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        let hash = reply.iter().fold(0xcbf2_9ce4_8422_2325, step);
+        self.counts.hash = self.counts.hash.wrapping_add(hash);
         let count = self.counts.messages;
         let Some(connection) = self.connections.get_mut(&id) else { return };
         connection.messages += 1;
@@ -577,6 +587,8 @@ impl Oracle {
             "deliveries": self.counts.deliveries,
             "deliveries_dropped": self.counts.drops_of_deliveries,
             "closes": self.counts.closes,
+            "pings": self.counts.pings,
+            "payload_hash": format!("{:016x}", self.counts.hash),
             "messages_in_10ms": self.bins,
             "residence_ns": {
                 "min": self.residences.first(),
@@ -584,6 +596,7 @@ impl Oracle {
                 "p90": quantile(0.9),
                 "p99": quantile(0.99),
                 "p99.9": quantile(0.999),
+                "permille": (0..=1000).map(|permille| quantile(f64::from(permille) / 1000.0)).collect::<Vec<_>>(),
                 "mean": self.residences.iter().sum::<u64>() as f64 / self.residences.len().max(1) as f64,
             },
         })

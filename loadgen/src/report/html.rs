@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use super::{Report, heading};
 use crate::{
-    record::Times,
+    plan::{COHORTS, Phase},
+    record::{Interval, Times, percentile},
     units::{Nanos, grouped, short},
 };
 
@@ -19,32 +20,48 @@ impl Report {
             escaped(&heading(&self.plan)),
             escaped(self.text().trim_start_matches('\n').split_once('\n').map_or("", |(_, rest)| rest)),
         );
-        let curves: Vec<(String, &Times)> = self
-            .histograms()
-            .into_iter()
-            .filter(|(name, times)| times.len() >= 100 && !name.ends_with("send-lag"))
-            .collect();
+        self.phases_table(&mut body);
+        let many = |wanted: &dyn Fn(&str) -> bool| -> Vec<(String, &Times)> {
+            let all = self.histograms().into_iter();
+            all.filter(|(name, times)| times.len() >= 100 && wanted(name)).collect()
+        };
+        let is_message = |name: &str| name.contains('/') || name == "last-receiver";
+        let is_measured = |name: &str| {
+            let phase = |phase: &Phase| name.split('/').next() == Some(&*phase.name);
+            self.plan.phases.iter().find(|one| phase(one)).is_none_or(|phase| phase.is_measured)
+        };
+        let is_lag = |name: &str| name.ends_with("send-lag");
         section(
             &mut body,
             "Percentiles",
-            "Time by percentile; the scale is 1/(1 \u{2212} percentile).",
-            &percentiles(&curves),
+            "Time by percentile; the scale is 1/(1 \u{2212} percentile). Click on a name to hide its curve.",
+            &percentiles(&many(&|name| is_message(name) && is_measured(name) && !is_lag(name))),
         );
-        let lags: Vec<(String, &Times)> = self
-            .histograms()
-            .into_iter()
-            .filter(|(name, times)| times.len() >= 100 && name.ends_with("send-lag"))
-            .collect();
-        section(&mut body, "Send-lag", "The generator's own lateness.", &percentiles(&lags));
-        let seconds = &self.finished.seconds;
+        section(
+            &mut body,
+            "Connections",
+            "The steps by which connections came about, and their end.",
+            &percentiles(&many(&|name| !is_message(name))),
+        );
+        section(
+            &mut body,
+            "Send-lag",
+            "The generator's own lateness.",
+            &percentiles(&many(&|name| is_lag(name) && is_measured(name))),
+        );
+        // The last one may have been cut short before anything happened.
+        let is_used = |second: &&Interval| second.planned + second.answered + second.errors > 0;
+        let last = self.finished.seconds.iter().rposition(|second| is_used(&second));
+        let seconds = &self.finished.seconds[..last.map_or(0, |last| last + 1)];
         if seconds.len() > 1 {
+            let marks = self.marks();
             section(
                 &mut body,
                 "Heat map",
                 "Each column is a second, each row a range of latency; darker is more.",
-                &heat(self),
+                &heat(seconds, &marks),
             );
-            let line = |name: &'static str, value: &dyn Fn(&crate::record::Interval) -> f64| {
+            let line = |name: &'static str, value: &dyn Fn(&Interval) -> f64| {
                 (name, seconds.iter().map(|second| (second.second as f64, value(second))).collect::<Vec<_>>())
             };
             let mut behind = 0.0;
@@ -62,18 +79,17 @@ impl Report {
                 &mut body,
                 "Offered and answered",
                 "Messages in each second.",
-                &over_time(&lines, &|value| grouped(value as u64)),
+                &over_time(&lines, &marks, &|value| grouped(value as u64)),
             );
-            let percent = |percent: f64| {
-                move |second: &crate::record::Interval| second.latency.value_at_percentile(percent) as f64
-            };
+            let percent =
+                |percent: f64| move |second: &Interval| second.latency.value_at_percentile(percent) as f64;
             let lines =
                 [line("p50", &percent(50.0)), line("p99", &percent(99.0)), line("max", &percent(100.0))];
             section(
                 &mut body,
                 "Latency over time",
                 "Of each second.",
-                &over_time(&lines, &|value| short(value as Nanos)),
+                &over_time(&lines, &marks, &|value| short(value as Nanos)),
             );
         }
         let environment: String = crate::run::environment()
@@ -92,6 +108,58 @@ impl Report {
             "<!doctype html><html lang=en><meta charset=utf-8><title>loadgen: {}</title><style>{STYLE}</style>{body}<script>{SCRIPT}</script></html>\n",
             escaped(&self.plan.target.to_string())
         )
+    }
+}
+
+/// Where a phase begins, in seconds, and its name.
+type Mark<'a> = (f64, &'a str);
+
+impl Report {
+    /// The phases, where there are several.
+    fn marks(&self) -> Vec<Mark<'_>> {
+        let mut from = 0.0;
+        let mark = |phase: &'_ Phase| {
+            let begin = from;
+            from += phase.time.map_or(0.0, |time| time.as_secs_f64());
+            begin
+        };
+        let begins: Vec<f64> = self.plan.phases.iter().map(mark).collect();
+        let names = self.plan.phases.iter().map(|phase| &*phase.name);
+        if begins.len() < 2 { Vec::new() } else { begins.into_iter().zip(names).collect() }
+    }
+
+    /// A row for each phase, with its own verdict.
+    fn phases_table(&self, body: &mut String) {
+        if self.verdict.phases.is_empty() {
+            return;
+        }
+        body.push_str("<h2>Phases</h2><table><tr><th>phase<th>verdict<th>time<th>planned<th>answered<th>errors<th>unanswered<th>p50<th>p99<th>why");
+        for verdict in &self.verdict.phases {
+            let phase = &self.plan.phases[verdict.index];
+            let ledger = self.ledger_of(verdict.index);
+            let slot = &self.finished.record.slots[verdict.index * COHORTS];
+            let times = if slot.response.is_empty() { &slot.service } else { &slot.response };
+            let time = |percent| percentile(times, percent).map_or_else(|| "\u{2013}".to_owned(), short);
+            let missed = verdict.thresholds.iter().filter(|outcome| !outcome.is_met);
+            let missed: Vec<String> =
+                missed.map(|outcome| format!("{}: {}", outcome.text, outcome.value)).collect();
+            let name = verdict.grade.name();
+            let _ = write!(
+                body,
+                "<tr><td>{}<td class=verdict-{}>{name}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}",
+                escaped(&phase.name),
+                name.to_lowercase(),
+                phase.time.map_or_else(String::new, |time| humantime::format_duration(time).to_string()),
+                grouped(ledger.planned),
+                grouped(ledger.answered),
+                grouped(ledger.errors()),
+                grouped(ledger.unanswered),
+                time(50.0),
+                time(99.0),
+                escaped(&[verdict.reasons.clone(), missed].concat().join(", ")),
+            );
+        }
+        body.push_str("</table>");
     }
 }
 
@@ -140,6 +208,18 @@ impl Picture {
             MARGIN.0 + WIDTH,
             MARGIN.0 - 5.0,
             y + 4.0
+        );
+    }
+
+    /// Where a phase begins.
+    fn mark(&mut self, part: f64, name: &str) {
+        let x = MARGIN.0 + part.min(1.0) * WIDTH;
+        let _ = write!(
+            self.0,
+            "<path class=mark d=\"M{x:.1} 5V{}\"/><text class=name x={:.1} y=16>{}</text>",
+            HEIGHT + 5.0,
+            x + 4.0,
+            escaped(name)
         );
     }
 
@@ -229,7 +309,7 @@ fn percentiles(curves: &[(String, &Times)]) -> String {
 
 type Line = (&'static str, Vec<(f64, f64)>);
 
-fn over_time(lines: &[Line], text: &dyn Fn(f64) -> String) -> String {
+fn over_time(lines: &[Line], marks: &[Mark<'_>], text: &dyn Fn(f64) -> String) -> String {
     let points = || lines.iter().flat_map(|(_, points)| points);
     let right = points().map(|(x, _)| *x).fold(1.0, f64::max);
     let top = points().map(|(_, y)| *y).fold(1.0, f64::max) * 1.05;
@@ -237,8 +317,9 @@ fn over_time(lines: &[Line], text: &dyn Fn(f64) -> String) -> String {
     for step in 0..=4 {
         let part = f64::from(step) / 4.0;
         picture.tick_y(part, &text(top * part));
-        picture.tick_x(part, &format!("{:.0} s", right * part));
     }
+    ticks_of_seconds(&mut picture, right);
+    marks.iter().for_each(|(at, name)| picture.mark(at / right, name));
     for (index, (_, points)) in lines.iter().enumerate() {
         let points: Vec<_> = points.iter().map(|(x, y)| (x / right, y / top)).collect();
         picture.line(index, &points);
@@ -246,8 +327,18 @@ fn over_time(lines: &[Line], text: &dyn Fn(f64) -> String) -> String {
     picture.finish(&lines.iter().map(|(name, _)| *name).collect::<Vec<_>>())
 }
 
-fn heat(report: &Report) -> String {
-    let seconds = &report.finished.seconds;
+/// Whole seconds, at most ten of them.
+fn ticks_of_seconds(picture: &mut Picture, right: f64) {
+    let steps = [1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0];
+    let step = steps.into_iter().find(|step| right / step <= 10.0).unwrap_or(right / 10.0);
+    let mut at = 0.0;
+    while at <= right {
+        picture.tick_x(at / right, &format!("{at:.0} s"));
+        at += step;
+    }
+}
+
+fn heat(seconds: &[Interval], marks: &[Mark<'_>]) -> String {
     let used = || seconds.iter().filter(|second| !second.latency.is_empty());
     let (Some(low), Some(high)) = (
         used().map(|second| second.latency.min().max(1)).min(),
@@ -279,6 +370,9 @@ fn heat(report: &Report) -> String {
         }
     }
     ticks_of_time(&mut picture, low, high);
+    let right = seconds.len() as f64;
+    ticks_of_seconds(&mut picture, right);
+    marks.iter().for_each(|(at, name)| picture.mark(at / right, name));
     picture.finish(&[])
 }
 
@@ -293,7 +387,8 @@ pre{overflow:auto;font-size:12px}figure{margin:0}svg{width:100%;height:auto}text
 button{border:0;border-left:12px solid;background:none;color:var(--f);margin-right:1em;cursor:pointer;font:inherit}\
 .k0{border-color:#1f77b4}.k1{border-color:#ff7f0e}.k2{border-color:#2ca02c}.k3{border-color:#d62728}.k4{border-color:#9467bd}.k5{border-color:#8c8c8c}\
 .off{opacity:.25}.verdict-valid{font-weight:bold;color:#2a7}.verdict-degraded{font-weight:bold;color:#b80}\
-.verdict-failed,.verdict-invalid{font-weight:bold;color:#d33}td{padding-right:2em}\
+.verdict-failed,.verdict-invalid{font-weight:bold;color:#d33}td,th{padding-right:1.5em;text-align:left;vertical-align:top;white-space:nowrap}td:last-child{white-space:normal}\
+.mark{stroke:var(--f);stroke-dasharray:2 4;opacity:.5}.name{opacity:.7}\
 @media print{body{max-width:none}button{break-inside:avoid}}";
 
 const SCRIPT: &str = "document.querySelectorAll('button').forEach(b=>b.onclick=()=>{b.classList.toggle('off');\

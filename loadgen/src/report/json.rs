@@ -2,15 +2,14 @@
 
 use std::{fs, path::Path, time::SystemTime};
 
-use base64::{Engine, engine::general_purpose::STANDARD};
-use hdrhistogram::serialization::{Deserializer, Serializer, V2DeflateSerializer};
 use serde_json::{Value, json};
 
 use super::{Report, kind, schedule};
 use crate::{
     plan::{COHORTS, Kind, What},
-    record::{Ledger, Times, percentile},
+    record::{Ledger, Times, percentile, text},
     stats,
+    threshold::Outcome,
 };
 
 impl Report {
@@ -34,6 +33,7 @@ impl Report {
             "plan": self.plan_json(),
             "driver": finished.driver.to_string(),
             "pace": finished.pace,
+            "agents": finished.agents,
             "generator_cpu": finished.cpu,
             "measured_s": finished.measured.as_secs_f64(),
             "messages": ledger_json(ledger),
@@ -55,9 +55,7 @@ impl Report {
             "errors": record.errors.iter()
                 .map(|(kind, errors)| json!({ "kind": kind, "count": errors.count, "example": errors.example }))
                 .collect::<Vec<_>>(),
-            "thresholds": self.verdict.thresholds.iter()
-                .map(|outcome| json!({ "threshold": outcome.text, "value": outcome.value, "met": outcome.is_met }))
-                .collect::<Vec<_>>(),
+            "thresholds": outcomes(&self.verdict.thresholds),
             "latency_ns": times_json(self.latency()),
             "response_ns": times_json(&self.total.response),
             "service_ns": times_json(&self.total.service),
@@ -65,6 +63,9 @@ impl Report {
             "handshake_ns": times_json(&record.opening.ready),
             "opening_ns": record.opening.all().into_iter().map(|(name, times)| (name.to_owned(), times_json(times))).collect::<serde_json::Map<_, _>>(),
         });
+        if cfg!(feature = "proof") {
+            object["allocations"] = record.allocations.into();
+        }
         object["phases"] = self.phases_json();
         object["fanout"] = self.fanout_json();
         object["seconds"] = self.seconds_json();
@@ -76,7 +77,7 @@ impl Report {
         let measured = plan.phases.iter().filter(|phase| phase.is_measured);
         let time = measured.map(|phase| phase.time).sum::<Option<std::time::Duration>>();
         json!({
-            "scenario": match &plan.what { What::WebSocket(_) => "ws", What::Echo => "echo" },
+            "scenario": match &plan.what { What::WebSocket(_) => "ws", What::Echo => "echo", What::Http2(_) => "h2c" },
             "kind": match plan.kind { Kind::Load => "load", Kind::Storm { .. } => "storm", Kind::Fanout { .. } => "fanout" },
             "description": kind(plan),
             "schedule": schedule(plan),
@@ -99,8 +100,15 @@ impl Report {
         slots
             .map(|(index, slot)| {
                 let phase = &self.plan.phases[index / COHORTS];
+                let verdict = self.verdict.phases.iter().find(|verdict| verdict.index == index / COHORTS);
                 json!({
                     "name": phase.name,
+                    "verdict": verdict.map(|verdict| verdict.grade.name()),
+                    "problems": verdict.map_or(&[][..], |verdict| &verdict.reasons),
+                    "thresholds": outcomes(verdict.map_or(&[][..], |verdict| &verdict.thresholds)),
+                    "duration_s": phase.time.map(|time| time.as_secs_f64()),
+                    "rate": phase.profile.as_ref().map(crate::schedule::Profile::mean),
+                    "reconnects": phase.is_storm,
                     "cohort": if index % COHORTS == 0 { "all" } else { "slow" },
                     "measured": phase.is_measured,
                     "messages": ledger_json(&slot.ledger),
@@ -136,11 +144,17 @@ impl Report {
                 "sent": second.sent,
                 "answered": second.answered,
                 "errors": second.errors,
-                "latency": encoded(&second.latency),
+                "lag_max_ns": second.lag_max,
+                "latency": text::encoded(&second.latency),
             })
         });
         seconds.collect()
     }
+}
+
+fn outcomes(all: &[Outcome]) -> Value {
+    let one = |outcome: &Outcome| json!({ "threshold": outcome.text, "value": outcome.value, "met": outcome.is_met });
+    all.iter().map(one).collect()
 }
 
 fn ledger_json(ledger: &Ledger) -> Value {
@@ -210,13 +224,6 @@ fn masked(arguments: impl Iterator<Item = String>) -> Vec<String> {
     arguments.map(mask).collect()
 }
 
-/// A histogram as text, in the form that other HdrHistogram tools read.
-pub(super) fn encoded(times: &Times) -> String {
-    let mut bytes = Vec::new();
-    V2DeflateSerializer::new().serialize(times, &mut bytes).expect("memory takes what is written");
-    STANDARD.encode(bytes)
-}
-
 /// A result that was written before.
 pub(crate) struct Read {
     pub(crate) value: Value,
@@ -232,9 +239,8 @@ pub(crate) fn read(path: &Path) -> Result<Read, String> {
     let all = value["seconds"].as_array().ok_or_else(|| named(&"this is no result of loadgen"))?;
     let mut seconds = Vec::new();
     for second in all.iter().filter(|second| second["measured"] == true) {
-        let bytes =
-            STANDARD.decode(second["latency"].as_str().unwrap_or_default()).map_err(|error| named(&error))?;
-        seconds.push(Deserializer::new().deserialize(&mut bytes.as_slice()).map_err(|error| named(&error))?);
+        let text = second["latency"].as_str().unwrap_or_default();
+        seconds.push(text::decoded(text).map_err(|error| named(&error))?);
     }
     Ok(Read { value, seconds })
 }
@@ -258,8 +264,6 @@ mod tests {
     fn a_histogram_survives_its_text() {
         let mut times = crate::record::times();
         (1..1000).for_each(|value| times.record(value * value).unwrap());
-        let bytes = STANDARD.decode(encoded(&times)).unwrap();
-        let back: Times = Deserializer::new().deserialize(&mut bytes.as_slice()).unwrap();
-        assert_eq!(back, times);
+        assert_eq!(text::decoded(&text::encoded(&times)), Ok(times));
     }
 }

@@ -10,14 +10,15 @@ mod text;
 use std::{fs, io, path::Path, sync::Arc};
 
 use crate::{
-    plan::{COHORTS, Format, Kind, Plan, What},
+    plan::{COHORTS, Format, Http2, Kind, Plan, What},
     record::{Ledger, Slot, Times},
     run::Finished,
-    units::{plural, rate_text},
+    stats,
+    units::{Nanos, plural, rate_text},
     verdict::{self, Verdict},
 };
 
-pub(crate) use json::{Read, read};
+pub(crate) use json::read;
 
 /// A run and its plan.
 pub(crate) struct Report {
@@ -39,6 +40,18 @@ impl Report {
 
     pub(crate) fn verdict(&self) -> &Verdict {
         &self.verdict
+    }
+
+    /// The latencies of each second that was measured.
+    pub(crate) fn measured_seconds(&self) -> Vec<Times> {
+        let seconds = self.finished.seconds.iter().filter(|second| second.is_measured);
+        seconds.map(|second| second.latency.clone()).collect()
+    }
+
+    /// Between what p99 lies, if there are enough samples to say.
+    pub(crate) fn p99_interval(&self) -> Option<(Nanos, Nanos)> {
+        let latency = self.latency();
+        stats::interval(latency, 0.99).filter(|_| latency.len() >= 1000)
     }
 
     /// What goes to the standard output.
@@ -101,6 +114,14 @@ impl Report {
         all
     }
 
+    /// What became of a phase's messages, in both cohorts.
+    fn ledger_of(&self, phase: usize) -> Ledger {
+        let mut ledger = Ledger::default();
+        let slots = &self.finished.record.slots[phase * COHORTS..(phase + 1) * COHORTS];
+        slots.iter().for_each(|slot| ledger.add(&slot.ledger));
+        ledger
+    }
+
     /// What counts as the latency of the run: the response where there are intended times, else the service.
     fn latency(&self) -> &Times {
         if self.is_open() { &self.total.response } else { &self.total.service }
@@ -123,9 +144,29 @@ fn kind(plan: &Plan) -> String {
         What::WebSocket(how) if how.is_text => "text messages over websocket",
         What::WebSocket(_) => "binary messages over websocket",
         What::Echo => "messages over a raw echo",
+        What::Http2(Http2 { websocket: Some(how), .. }) if how.is_text => {
+            "text messages over websockets on http/2"
+        }
+        What::Http2(Http2 { websocket: Some(_), .. }) => "binary messages over websockets on http/2",
+        What::Http2(Http2 { posts: true, .. }) => "posts over http/2",
+        What::Http2(_) => "requests over http/2",
+    };
+    let how = match &plan.what {
+        What::Http2(how) => {
+            let by = match (plan.target.url.is_secure(), how.has_prior_knowledge) {
+                (true, _) => "ALPN",
+                (_, true) => "prior knowledge",
+                _ => "upgrade",
+            };
+            let streams = plural(how.streams as u64, "stream");
+            let asks = !how.posts && how.websocket.is_none();
+            let size = if asks { String::new() } else { format!(" of {}", plan.sizes) };
+            return format!("{what}{size}, by {by}, {streams} each");
+        }
+        _ => what,
     };
     match plan.kind {
-        Kind::Load => format!("{what} of {}", plan.sizes),
+        Kind::Load => format!("{how} of {}", plan.sizes),
         Kind::Storm { says: true, .. } => {
             format!("a storm of connections, each with one of {what} of {}", plan.sizes)
         }
@@ -205,6 +246,7 @@ pub(crate) mod tests {
             cpu: 0.5,
             server: None,
             kernel: Counters::default(),
+            agents: None,
             fanout: None,
             is_interrupted: false,
         }
@@ -221,6 +263,7 @@ pub(crate) mod tests {
             sent: count,
             answered: count,
             errors: 0,
+            lag_max: 0,
             is_measured: true,
         }
     }

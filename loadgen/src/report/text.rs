@@ -63,6 +63,9 @@ impl Report {
             "generator",
             &format!("{lag}cpu {:.0} %, {} on {}", finished.cpu * 100.0, finished.pace, finished.driver),
         );
+        if let Some(agents) = &finished.agents {
+            line("agents", agents);
+        }
         if let Some(server) = &finished.server
             && let Some(cpu) = server.cpu_per_message()
         {
@@ -115,6 +118,7 @@ impl Report {
         }
         out.push('\n');
         out.push_str(&self.table());
+        self.phases(&mut out);
         self.shape(&mut out);
         for outcome in &self.verdict.thresholds {
             let mark = if outcome.is_met { "ok  " } else { "FAIL" };
@@ -178,6 +182,37 @@ impl Report {
         }
         let text: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
         text.join("\n") + "\n\n"
+    }
+
+    /// How each phase was by itself.
+    fn phases(&self, out: &mut String) {
+        for phase in &self.verdict.phases {
+            let ledger = self.ledger_of(phase.index);
+            let of = &self.plan.phases[phase.index];
+            let rate = of.time.map_or_else(String::new, |time| {
+                let rate = ledger.in_time as f64 / time.as_secs_f64();
+                format!("{}/s for {}, ", rate_text(rate), humantime::format_duration(time))
+            });
+            let why = phase.reasons.join(", ");
+            let _ = writeln!(
+                out,
+                "  {:<12}{}  {rate}planned {} = answered {} + errors {} + unanswered {}{}{why}",
+                of.name,
+                phase.grade.name(),
+                grouped(ledger.planned),
+                grouped(ledger.answered),
+                grouped(ledger.errors()),
+                grouped(ledger.unanswered),
+                if why.is_empty() { "" } else { "; " },
+            );
+            for outcome in &phase.thresholds {
+                let mark = if outcome.is_met { "ok  " } else { "FAIL" };
+                let _ = writeln!(out, "  {:<12}{mark}  {}  {}", "", outcome.text, outcome.value);
+            }
+        }
+        if !self.verdict.phases.is_empty() {
+            out.push('\n');
+        }
     }
 
     /// The latencies on a logarithmic scale, and how rate and p99 went.

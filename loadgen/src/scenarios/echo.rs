@@ -1,6 +1,6 @@
 //! Bytes over a raw `Upgrade: echo`: the stream that comes back is cut where it was cut when it went out.
 
-use std::rc::Rc;
+use std::{rc::Rc, sync::Arc};
 
 use switchpoint::ws::{
     Contexts, Opening,
@@ -8,7 +8,7 @@ use switchpoint::ws::{
 };
 
 use crate::{
-    content::Random,
+    content::{Content, Random},
     fault::Fault,
     plan::Plan,
     scenario::{Scenario, Sink},
@@ -17,12 +17,18 @@ use crate::{
 pub(crate) struct Echo;
 
 impl Scenario for Echo {
-    fn opening(_: &Plan, _: &mut Random) -> Result<Opening, Unfit> {
-        Ok(Opening::to("echo"))
+    fn opening(_: &Plan, _: &mut Random) -> Result<Option<Opening>, Unfit> {
+        Ok(Some(Opening::to("echo")))
     }
 
-    fn new(_: &Plan, _: &Switched, _: Random, _: &Rc<Contexts>) -> Self {
-        Self
+    fn new(
+        _: &Plan,
+        _: Option<&Switched>,
+        _: Random,
+        _: &Rc<Contexts>,
+        _: &Arc<Content>,
+    ) -> Result<Self, Fault> {
+        Ok(Self)
     }
 
     fn reply_max(size: usize) -> usize {

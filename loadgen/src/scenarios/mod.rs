@@ -4,9 +4,11 @@
 //! thread chooses (`worker.rs`).
 
 mod echo;
+mod http2;
 mod websocket;
 
 pub(crate) use echo::Echo;
+pub(crate) use http2::{Requests, WebSockets};
 pub(crate) use websocket::WebSocket;
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Messages over WebSocket (RFC 6455), each under a masking key of its own.
 
-use std::rc::Rc;
+use std::{rc::Rc, sync::Arc};
 
 use switchpoint::ws::{
     CloseFrame, Code, Compressor, Contexts, Deflate, Event, Header, Limits, Opcode, Opening, Receiver, Role,
@@ -10,7 +10,7 @@ use switchpoint::ws::{
 };
 
 use crate::{
-    content::Random,
+    content::{Content, Random},
     fault::Fault,
     plan::{self, Plan, What},
     scenario::{Scenario, Sink},
@@ -71,12 +71,13 @@ impl WebSocket {
 fn how(plan: &Plan) -> plan::WebSocket {
     match &plan.what {
         What::WebSocket(how) => how.clone(),
-        What::Echo => plan::WebSocket::default(),
+        What::Http2(plan::Http2 { websocket: Some(how), .. }) => how.clone(),
+        What::Echo | What::Http2(_) => plan::WebSocket::default(),
     }
 }
 
 impl Scenario for WebSocket {
-    fn opening(plan: &Plan, random: &mut Random) -> Result<Opening, Unfit> {
+    fn opening(plan: &Plan, random: &mut Random) -> Result<Option<Opening>, Unfit> {
         let mut nonce = [0; 16];
         nonce[..8].copy_from_slice(&random.next().to_le_bytes());
         nonce[8..].copy_from_slice(&random.next().to_le_bytes());
@@ -88,21 +89,27 @@ impl Scenario for WebSocket {
         if how.deflate {
             opening.deflate(Deflate::default());
         }
-        Ok(opening)
+        Ok(Some(opening))
     }
 
-    fn new(plan: &Plan, switched: &Switched, random: Random, contexts: &Rc<Contexts>) -> Self {
+    fn new(
+        plan: &Plan,
+        switched: Option<&Switched>,
+        random: Random,
+        contexts: &Rc<Contexts>,
+        _: &Arc<Content>,
+    ) -> Result<Self, Fault> {
         let how = how(plan);
         // A reply that is too long should be counted as such, and not end the connection, unless it is absurd.
         let limits = Limits { message_max: plan.sizes.max() + 65_536, ..Limits::default() };
-        let (receiver, compressor) = match switched.deflate {
+        let (receiver, compressor) = match switched.and_then(|switched| switched.deflate) {
             Some(agreed) => (
                 Receiver::with_deflate(Role::Client, limits, agreed, contexts),
                 Some(Box::new(Compressor::new(Role::Client, agreed, &Deflate::default(), contexts))),
             ),
             None => (Receiver::new(Role::Client, limits), None),
         };
-        Self {
+        Ok(Self {
             opcode: if how.is_text { Opcode::Text } else { Opcode::Binary },
             receiver,
             reply_max: Self::reply_max(plan.sizes.max()),
@@ -111,7 +118,7 @@ impl Scenario for WebSocket {
             has_zero_mask: how.has_zero_mask,
             fragment: how.fragment,
             compressor,
-        }
+        })
     }
 
     fn reply_max(size: usize) -> usize {
@@ -194,7 +201,8 @@ mod tests {
     fn speaking(how: plan::WebSocket, size: usize) -> WebSocket {
         let plan = plan(What::WebSocket(how), size);
         let switched = Switched { subprotocol: None, deflate: None };
-        WebSocket::new(&plan, &switched, Random::new(7), &Contexts::new())
+        let content = Arc::new(Content::new(plan.sizes, false, 7));
+        WebSocket::new(&plan, Some(&switched), Random::new(7), &Contexts::new(), &content).unwrap()
     }
 
     fn websocket(size: usize, is_text: bool) -> WebSocket {

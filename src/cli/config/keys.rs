@@ -10,7 +10,8 @@ use super::{
     kind::{Given, Kind, Wrong, count, filter, networks, origins, size, switch, time, time_or_never, word},
 };
 
-type Set<S> = Box<dyn Fn(&mut S, &Given<'_>) -> Result<(), Wrong>>;
+/// Sets a value.
+type Set<S> = dyn Fn(&mut S, &Given<'_>) -> Result<(), Wrong>;
 
 /// A setting of `S`.
 pub(super) struct Key<S> {
@@ -18,7 +19,7 @@ pub(super) struct Key<S> {
     pub(super) table: &'static str,
     pub(super) name: &'static str,
     pub(super) means: &'static str,
-    pub(super) set: Set<S>,
+    pub(super) set: Box<Set<S>>,
     /// Its value as TOML.
     pub(super) show: Box<dyn Fn(&mut S) -> String>,
 }

@@ -27,11 +27,12 @@ impl Wrong {
     }
 }
 
-type Read<T> = Box<dyn Fn(&Given<'_>) -> Result<T, Wrong>>;
+/// Reads a value.
+type Read<T> = dyn Fn(&Given<'_>) -> Result<T, Wrong>;
 
 /// A kind of value.
 pub(super) struct Kind<T> {
-    pub(super) read: Read<T>,
+    pub(super) read: Box<Read<T>>,
     /// As TOML.
     pub(super) show: Box<dyn Fn(&T) -> String>,
 }

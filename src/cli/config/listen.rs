@@ -5,8 +5,6 @@ use std::{
     path::PathBuf,
 };
 
-#[cfg(feature = "tls")]
-use switchpoint::tls::Acceptor;
 use switchpoint::{Address, Listener, Network, UNIX_MODE, inherited};
 use toml::de::DeValue;
 
@@ -15,8 +13,6 @@ use super::{
     kind::{self, Given, Wrong},
     problem::Source,
 };
-#[cfg(feature = "tls")]
-use crate::cli::tls::TlsArguments;
 
 /// A listener as it was asked for.
 #[derive(Clone, Debug)]
@@ -30,16 +26,7 @@ pub(crate) struct Listen {
     /// The proxies who say who their clients are.
     pub(super) proxy_protocol: (Vec<Network>, Source),
     #[cfg(feature = "tls")]
-    pub(super) tls: Option<Tls>,
-}
-
-/// How a listener speaks TLS.
-#[cfg(feature = "tls")]
-#[derive(Clone, Debug)]
-pub(super) struct Tls {
-    pub(super) given: TlsArguments,
-    pub(super) at: Source,
-    acceptor: Acceptor,
+    pub(super) tls: Option<(super::tls::Tls, Source)>,
 }
 
 /// Where to listen.
@@ -52,22 +39,10 @@ pub(super) enum Place {
     Passed(String),
 }
 
-pub(super) const KEYS: &[&str] = &[
-    "address",
-    "mode",
-    "h2c",
-    "proxy_protocol",
-    #[cfg(feature = "tls")]
-    "tls_cert",
-    #[cfg(feature = "tls")]
-    "tls_key",
-    #[cfg(feature = "tls")]
-    "tls_client_ca",
-    #[cfg(feature = "tls")]
-    "tls_client_required",
-    #[cfg(feature = "tls")]
-    "self_signed",
-];
+#[cfg(feature = "tls")]
+pub(super) const KEYS: &[&str] = &["address", "mode", "h2c", "proxy_protocol", "tls"];
+#[cfg(not(feature = "tls"))]
+pub(super) const KEYS: &[&str] = &["address", "mode", "h2c", "proxy_protocol"];
 
 impl Listen {
     /// A listener that is only an address.
@@ -83,7 +58,7 @@ impl Listen {
         }
     }
 
-    /// What the library is told. Sockets that are passed on have to be there by now.
+    /// What the library is told. Sockets that are passed on have to be there by now, and the files of certificates.
     pub(crate) fn listeners(&self, h2c: bool) -> Result<Vec<Listener>, String> {
         let h2c = self.takes_h2c(h2c);
         let addresses: Vec<Address> = match &self.place {
@@ -93,11 +68,16 @@ impl Listen {
                 inherited::find(name).map_err(|error| format!("cannot listen on fd://{name}: {error}"))?
             }
         };
+        #[cfg(feature = "tls")]
+        let tls = match &self.tls {
+            Some((tls, at)) => Some(tls.acceptor().map_err(|error| format!("{at}: {error}"))?),
+            None => None,
+        };
         let listener = |address: Address| Listener {
             h2c,
             proxy_protocol: self.proxy_protocol.0.clone(),
             #[cfg(feature = "tls")]
-            tls: self.tls.as_ref().map(|tls| tls.acceptor.clone()),
+            tls: tls.clone(),
             ..address.into()
         };
         Ok(addresses.into_iter().map(listener).collect())
@@ -206,52 +186,11 @@ fn one(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Listen> {
         }
     }
     #[cfg(feature = "tls")]
-    {
-        listen.tls = tls(reader, table);
+    if let Some(value) = table.get("tls") {
+        let source = reader.source(value);
+        listen.tls = super::tls::read(reader, value).map(|tls| (tls, source));
     }
     Some(listen)
-}
-
-/// The same as the flags say, for one listener. Its files are read here, so that an error has its line.
-#[cfg(feature = "tls")]
-fn tls(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Tls> {
-    let mut given = TlsArguments::default();
-    let mut at = None;
-    let help = "write the name of a file, or a list of them";
-    let paths = |given: &Given<'_>| match given {
-        Given::Toml(list @ DeValue::Array(_)) => kind::strings(list, "a list of files", help),
-        given => kind::text(given, "a file", help).map(|file| vec![file]),
-    };
-    for key in KEYS.iter().filter(|key| key.starts_with("tls_") || **key == "self_signed") {
-        let Some(value) = table.get(key) else { continue };
-        at.get_or_insert_with(|| reader.source(value));
-        match *key {
-            "tls_client_required" => {
-                given.tls_client_required = reader.value(table, key, value, &*kind::switch().read)?;
-            }
-            "self_signed" => given.self_signed = reader.value(table, key, value, &*kind::switch().read)?,
-            "tls_client_ca" => {
-                let file = reader.value(table, key, value, |given| kind::text(given, "a file", help))?;
-                given.tls_client_ca = Some(file.into());
-            }
-            _ => {
-                let files = reader.value(table, key, value, paths)?.into_iter().map(PathBuf::from).collect();
-                *if *key == "tls_cert" { &mut given.tls_cert } else { &mut given.tls_key } = files;
-            }
-        }
-    }
-    let at = at?;
-    match given.acceptor() {
-        Ok(acceptor) => acceptor.map(|acceptor| Tls { given, at, acceptor }),
-        Err(error) => {
-            reader.problem(
-                error,
-                at,
-                "`tls_cert` and `tls_key` name files in PEM, as many of the one as of the other",
-            );
-            None
-        }
-    }
 }
 
 /// Permissions, in octal: `"0660"`, or TOML's `0o660`.

@@ -7,7 +7,7 @@
 //! | `keys.rs` | every key: what it sets, and what it means |
 //! | `kind.rs` | what a value can be: how it is read and written |
 //! | `file.rs` | a file, with a view of where everything in it stands |
-//! | `listen.rs` | `[[listen]]` |
+//! | `listen.rs` `tls.rs` | `[[listen]]` |
 //! | `route.rs` `auth.rs` | `[[route]]` |
 //! | `print.rs` | what holds, and the sample file |
 //! | `problem.rs` | what is wrong, and how it is said |
@@ -23,6 +23,8 @@ mod listen;
 mod print;
 mod problem;
 mod route;
+#[cfg(feature = "tls")]
+mod tls;
 
 use std::{collections::BTreeMap, fs::File as OpenFile, io::Read, ops::Range, path::Path};
 
@@ -110,6 +112,18 @@ impl Settings {
         Ok(Config { listen, ..self.config.clone() })
     }
 
+    /// Whether the files of certificates can be used.
+    ///
+    /// # Errors
+    /// The first that cannot.
+    pub(crate) fn check_certificates(&self) -> Result<(), String> {
+        #[cfg(feature = "tls")]
+        for (tls, at) in self.listen.iter().filter_map(|listen| listen.tls.as_ref()) {
+            tls.acceptor().map_err(|error| format!("{at}: {error}"))?;
+        }
+        Ok(())
+    }
+
     /// What is served.
     pub(crate) fn registry(&self) -> Registry {
         let registry = self.routes.iter().fold(Registry::new(), |registry, route| route.add_to(registry));
@@ -193,10 +207,10 @@ impl Layers {
             Source::File { span, .. } => (0, span.start),
             _ => (1, 0),
         });
-        let secrets = match root {
-            Some((root, _)) => secrets(root),
+        let secrets = match (root, &self.file) {
+            (Some((root, _)), _) => secrets(root),
             // What it is not known to be may be one.
-            None => std::iter::once(0..usize::MAX).collect(),
+            (None, file) => std::iter::once(0..file.as_ref().map_or(0, |file| file.text.len())).collect(),
         };
         Err(Problems { file: self.file, secrets, list: problems })
     }
@@ -499,28 +513,6 @@ mod tests {
         let text = effective(settled);
         let line = text.lines().find(|line| line.starts_with(&format!("{key} = "))).unwrap();
         line.split_whitespace().collect::<Vec<_>>().join(" ")
-    }
-
-    #[cfg(feature = "tls")]
-    #[test]
-    fn a_listener_may_speak_tls() {
-        let text = "[[listen]]\naddress = \":1\"\nself_signed = true\n\n[[listen]]\naddress = \":2\"\n";
-        let settled = settled(text);
-        let config = settled.settings.config().unwrap();
-        assert_eq!(config.listen.iter().map(Listener::is_secure).collect::<Vec<_>>(), [true, false]);
-        assert_eq!(printed(&settled, "self_signed"), "self_signed = true # a.toml:3");
-
-        let listen = "[[listen]]\naddress = \":1\"\n";
-        for (keys, what) in [
-            ("tls_cert = \"/nowhere.pem\"\ntls_key = [\"/nowhere.key\"]\n", "cannot read /nowhere.pem"),
-            ("tls_cert = [\"/a\", \"/b\"]\ntls_key = \"/a\"\n", "2 --tls-cert and 1 --tls-key"),
-            ("tls_client_ca = \"/a\"\n", "of use with --tls-cert only"),
-            ("tls_cert = 5\n", "`listen.tls_cert`"),
-            ("tls_certs = \"/a\"\n", "did you mean `tls_cert`?"),
-        ] {
-            let found = problems(&format!("{listen}{keys}"));
-            assert!(found.contains(what) && found.contains("a.toml:3"), "{found}");
-        }
     }
 
     #[test]
@@ -862,14 +854,45 @@ mod tests {
         assert_eq!(settled.settings.websocket.settings.limits.message_max, 3000);
     }
 
+    #[cfg(feature = "tls")]
     #[test]
-    fn a_listener_has_its_proxies() {
-        let loaded = settled("[[listen]]\naddress = \":1\"\nproxy_protocol = [\"10.0.0.0/8\"]\n");
+    fn a_listener_has_tls_and_proxies() {
+        let text = "
+            [[listen]]
+            address = \":1\"
+            proxy_protocol = [\"10.0.0.0/8\"]
+            tls = { self_signed = true, http2 = false }
+        ";
+        let loaded = settled(text);
         let config = loaded.settings.config().unwrap();
+        assert!(config.listen[0].is_secure());
         assert_eq!(config.listen[0].proxy_protocol, ["10.0.0.0/8".parse().unwrap()]);
-        assert_eq!(printed(&loaded, "proxy_protocol"), "proxy_protocol = [\"10.0.0.0/8\"] # a.toml:3");
-        let said = problems("[[listen]]\naddress = \":1\"\nproxy_protocol = [\"10.0.0.0/99\"]\n");
-        assert!(said.contains("`10.0.0.0/99` is no network") && said.contains("a.toml:3:18"), "{said}");
+        let printed = effective(&loaded);
+        assert!(
+            printed.contains("tls.self_signed = true") && printed.contains("tls.http2 = false"),
+            "{printed}"
+        );
+        assert!(settled(&printed).settings.config().unwrap().listen[0].is_secure());
+        let listen = |text: &str| problems(&format!("[[listen]]\naddress = \":1\"\n{text}"));
+        for (text, what, help) in [
+            ("tls = true", "it is a table, and true or false was given", "[listen.tls]"),
+            ("tls = {}", "`listen.tls` has no certificate", "self_signed = true"),
+            ("tls = { certificates = [{ chain = \"a\" }] }", "has no `key`", "in PEM"),
+            ("tls = { self_signd = true }", "unknown key `self_signd`", "did you mean `self_signed`?"),
+            (
+                "tls = { self_signed = true, client_required = true }",
+                "would refuse everybody",
+                "client_authorities",
+            ),
+            ("proxy_protocol = [\"10.0.0.0/99\"]", "`10.0.0.0/99` is no network", "10.0.0.0/8"),
+        ] {
+            let said = listen(text);
+            assert!(said.contains(what) && said.contains(help), "{said}");
+        }
+        let missing =
+            "[[listen]]\naddress = \":1\"\ntls.certificates = [{ chain = \"/no/a\", key = \"/no/b\" }]";
+        let said = settled(missing).settings.config().unwrap_err();
+        assert!(said.starts_with("a.toml:3: ") && said.contains("/no/"), "{said}");
     }
 
     #[cfg(feature = "auth")]

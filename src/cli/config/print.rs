@@ -35,8 +35,10 @@ pub(crate) fn effective(settled: &Settled) -> String {
         let (networks, source) = &listen.proxy_protocol;
         line(&mut text, &format!("proxy_protocol = {}", (networks_kind.show)(networks)), source);
         #[cfg(feature = "tls")]
-        if let Some(tls) = &listen.tls {
-            show_tls(&mut text, tls);
+        if let Some((tls, source)) = &listen.tls {
+            for (key, value) in tls.lines() {
+                line(&mut text, &format!("tls.{key} = {value}"), source);
+            }
         }
     }
     for route in &settings.routes {
@@ -44,22 +46,6 @@ pub(crate) fn effective(settled: &Settled) -> String {
         show_route(&mut text, route);
     }
     text
-}
-
-#[cfg(feature = "tls")]
-fn show_tls(text: &mut String, tls: &super::listen::Tls) {
-    let given = &tls.given;
-    if given.self_signed {
-        return line(text, "self_signed = true", &tls.at);
-    }
-    for (key, paths) in [("tls_cert", &given.tls_cert), ("tls_key", &given.tls_key)] {
-        let paths: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
-        line(text, &format!("{key} = {}", show_list(paths.iter().map(String::as_str))), &tls.at);
-    }
-    if let Some(path) = &given.tls_client_ca {
-        line(text, &format!("tls_client_ca = {}", quoted(&path.display().to_string())), &tls.at);
-        line(text, &format!("tls_client_required = {}", given.tls_client_required), &tls.at);
-    }
 }
 
 fn show_route(text: &mut String, route: &Route) {
@@ -172,12 +158,8 @@ h2c = false
 
 # [[listen]]
 # address = \":8443\"
-# # TLS (docs/tls.md): chains of certificates in PEM, the server's own first, and their keys; or self_signed = true.
-# tls_cert = [\"/etc/switchpoint/example.org.pem\"]
-# tls_key = [\"/etc/switchpoint/example.org.key\"]
-# # Authorities whose certificates clients may show, and whether they have to.
-# tls_client_ca = \"/etc/switchpoint/clients.pem\"
-# tls_client_required = false
+# # TLS, with a certificate for each name; docs/tls.md. `self_signed = true` is for development.
+# tls.certificates = [{ chain = \"/etc/switchpoint/cert.pem\", key = \"/etc/switchpoint/key.pem\" }]
 # # The proxies who send a header of the PROXY protocol; whoever else connects here is not served.
 # proxy_protocol = [\"10.0.0.0/8\"]
 ";

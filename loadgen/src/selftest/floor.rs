@@ -1,0 +1,121 @@
+//! What the tool adds to a latency, and the highest rate that it can vouch for: figures of this machine.
+
+use std::{
+    io::{self, Read, Write},
+    net::TcpStream,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::bench::{Oracle, program, run};
+use crate::{
+    record::{Times, times},
+    units::{Nanos, rate_text, short},
+};
+
+/// The simplest client that there is: it sends a message, and blocks until its reply is there.
+///
+/// Between messages it stays awake, as the pacer does.
+pub(super) fn ping_pong(address: &str, rate: f64, time: Duration) -> io::Result<Times> {
+    if let Some(core) = core_affinity::get_core_ids().unwrap_or_default().last() {
+        core_affinity::set_for_current(*core);
+    }
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    write!(
+        stream,
+        "GET / HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    )?;
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte)?;
+        head.push(byte[0]);
+    }
+    // A binary frame of 64 bytes, under a key of zeros.
+    let mut frame = vec![0x82, 0x80 | 64, 0, 0, 0, 0];
+    frame.resize(6 + 64, 7);
+    let mut reply = [0; 2 + 64];
+    let mut taken = times();
+    let begun = Instant::now();
+    for step in 0..(rate * time.as_secs_f64()) as u32 {
+        let due = begun + Duration::from_secs_f64(f64::from(step) / rate);
+        if let Some(early) = due.checked_duration_since(Instant::now() + Duration::from_micros(80)) {
+            thread::sleep(early);
+        }
+        while Instant::now() < due {
+            std::hint::spin_loop();
+        }
+        let sent = Instant::now();
+        stream.write_all(&frame)?;
+        stream.read_exact(&mut reply)?;
+        taken.saturating_record(sent.elapsed().as_nanos() as Nanos);
+    }
+    Ok(taken)
+}
+
+/// Our median with a pace, in nanoseconds.
+pub(super) struct Median {
+    pub(super) pace: &'static str,
+    pub(super) time: f64,
+    /// We were not late ourselves.
+    pub(super) is_valid: bool,
+}
+
+/// The median of a ping-pong, and ours with each pace.
+pub(super) fn medians(time: Duration) -> io::Result<(f64, Vec<Median>)> {
+    let oracle = Oracle::start("echo");
+    let address = oracle.address().to_owned();
+    // On a thread of its own, which it pins.
+    let bare = thread::spawn(move || ping_pong(&address, RATE, time))
+        .join()
+        .map_err(|_| io::Error::other("the ping-pong has panicked"))??;
+    let mut ours = Vec::new();
+    for pace in ["hybrid", "spin"] {
+        let line = format!("ws -c 1 -r {RATE} -d {}ms --warmup 100ms --pace {pace}", time.as_millis());
+        let (_, value) = run(&oracle, &line);
+        let time = value["response_ns"]["p50"].as_f64().unwrap_or(f64::NAN);
+        ours.push(Median { pace, time, is_valid: value["verdict"] == "VALID" });
+    }
+    Ok((bare.value_at_quantile(0.5) as f64, ours))
+}
+
+const RATE: f64 = 1000.0;
+
+/// A line for people.
+pub(super) fn floor(time: Duration) -> io::Result<String> {
+    let (bare, ours) = medians(time)?;
+    let mut out = format!("latency floor: a blocking ping-pong has a p50 of {}\n", short(bare as Nanos));
+    for Median { pace, time, is_valid } in ours {
+        let added = (time - bare) / 1e3;
+        let note = if is_valid { "" } else { ", but we were late: the machine is busy" };
+        out += &format!("  --pace {pace:<7} {}, {added:+.1} \u{b5}s{note}\n", short(time as Nanos));
+    }
+    Ok(out)
+}
+
+/// The highest rate against an echo for which the verdict is VALID.
+pub(super) fn honest_rate(time: Duration, is_quick: bool) -> io::Result<String> {
+    let oracle = Oracle::start("echo");
+    let precision = if is_quick { "20" } else { "5" };
+    let output = Command::new(program())
+        .args(["search", &format!("ws://{}/", oracle.address()), "-c", "16", "--slo", "errors==0"])
+        .args(["--min", "1k", "--max", "4M", "--precision", precision, "--confirm", "2", "--json"])
+        .args(["-d", &format!("{}ms", time.as_millis()), "--warmup", "100ms"])
+        .output()?;
+    let value: serde_json::Value = serde_json::from_slice(&output.stdout).map_err(io::Error::other)?;
+    let said = match (value["best"].as_f64(), &value["beyond"]) {
+        (Some(best), beyond) => {
+            let at = beyond["rate"].as_f64().unwrap_or(f64::NAN);
+            let why = beyond["verdict"].as_str().unwrap_or("");
+            format!("{}/s; at {}/s: {why}", rate_text(best), rate_text(at))
+        }
+        (None, beyond) => format!("none; {}", beyond["verdict"].as_str().unwrap_or("")),
+    };
+    Ok(format!(
+        "highest honest rate, 64-byte echo, 16 connections, one thread, the oracle beside it: {said}\n"
+    ))
+}
