@@ -46,6 +46,18 @@ pub(crate) enum Place {
     Unix(PathBuf),
 }
 
+impl Place {
+    fn is_that_of(&self, address: &Address) -> bool {
+        match (self, address) {
+            (Self::Tcp(bound), Address::Tcp(address)) => {
+                bound.ip() == address.ip() && [0, bound.port()].contains(&address.port())
+            }
+            (Self::Unix(bound), Address::Unix { path, .. }) => bound == path,
+            _ => false,
+        }
+    }
+}
+
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -53,15 +65,6 @@ impl fmt::Display for Place {
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
-}
-
-/// The sockets of a listener that another process goes on with: [`Server::hand_over`](crate::Server::hand_over).
-#[derive(Debug)]
-pub struct HandedOver {
-    /// Which of [`Config::listen`](crate::Config::listen) it is.
-    pub listener: usize,
-    /// All that listen on its address.
-    pub sockets: Vec<OwnedFd>,
 }
 
 impl Bound {
@@ -81,8 +84,51 @@ impl Bound {
             Address::Inherited(sockets) => (adopt(sockets)?, sockets.clone()),
         };
         let is_inherited = matches!(address, Address::Inherited(_));
+        Ok(Self::with(place, sockets, workers, is_inherited, file))
+    }
+
+    /// Goes on with those of `passed` that listen on `address`, which another process has bound; `None` if there are none.
+    pub(crate) fn take_over(
+        address: &Address,
+        workers: usize,
+        passed: &mut Vec<OwnedFd>,
+    ) -> io::Result<Option<Self>> {
+        let mut place: Option<Place> = None;
+        let mut sockets = Vec::new();
+        for socket in std::mem::take(passed) {
+            let socket = Arc::new(socket);
+            let found = adopt(std::slice::from_ref(&socket))?;
+            let is_wanted = match &place {
+                Some(place) => *place == found,
+                None => found.is_that_of(address),
+            };
+            if is_wanted {
+                place = Some(found);
+                sockets.push(socket);
+            } else {
+                passed.extend(Arc::into_inner(socket));
+            }
+        }
+        let Some(place) = place else { return Ok(None) };
+        let file = match address {
+            Address::Unix { path, mode } => {
+                fs::set_permissions(path, fs::Permissions::from_mode(*mode))?;
+                Some(SocketFile::new(path)?)
+            }
+            _ => None,
+        };
+        Ok(Some(Self::with(place, sockets, workers, false, file)))
+    }
+
+    fn with(
+        place: Place,
+        sockets: Vec<Arc<OwnedFd>>,
+        workers: usize,
+        is_inherited: bool,
+        file: Option<SocketFile>,
+    ) -> Self {
         let left = sockets.iter().map(|_| AtomicUsize::new(0)).collect();
-        Ok(Self { place, sockets, workers, left, is_inherited, is_handed_over: false.into(), file })
+        Self { place, sockets, workers, left, is_inherited, is_handed_over: false.into(), file }
     }
 
     /// Which of the sockets a worker accepts from: one of its own where there are enough, else one that it shares.
@@ -106,7 +152,7 @@ impl Bound {
     }
 
     fn end(&self, number: usize) {
-        if !self.is_inherited && !self.is_handed_over() {
+        if !self.is_inherited && !self.is_handed_over.load(Ordering::Acquire) {
             if let Some(file) = &self.file {
                 file.remove();
             }
@@ -115,16 +161,17 @@ impl Bound {
         }
     }
 
-    /// Whether another process was given the sockets, to go on with them.
-    pub(crate) fn is_handed_over(&self) -> bool {
-        self.is_handed_over.load(Ordering::Acquire)
+    /// The sockets, for another process; none where others than this server have bound them.
+    pub(crate) fn sockets(&self) -> io::Result<Vec<OwnedFd>> {
+        if self.is_inherited {
+            return Ok(Vec::new());
+        }
+        self.sockets.iter().map(|socket| socket.try_clone()).collect()
     }
 
-    /// The sockets, for another process; from now on their end is not ours.
-    pub(crate) fn hand_over(&self) -> io::Result<Vec<OwnedFd>> {
-        let sockets = self.sockets.iter().map(|socket| socket.try_clone()).collect::<io::Result<_>>()?;
+    /// From now on the end of the sockets is not ours.
+    pub(crate) fn hand_over(&self) {
         self.is_handed_over.store(true, Ordering::Release);
-        Ok(sockets)
     }
 }
 
@@ -299,7 +346,8 @@ mod tests {
         let address = Address::Tcp("127.0.0.1:0".parse().unwrap());
         let own = Bound::new(&address, 3).unwrap();
         assert_eq!(places(&own), [[0], [1], [2]]);
-        let sockets: Vec<_> = own.hand_over().unwrap().into_iter().map(Arc::new).collect();
+        let sockets: Vec<_> = own.sockets().unwrap().into_iter().map(Arc::new).collect();
+        own.hand_over();
         drop(own);
         let inherited = Bound::new(&Address::Inherited(sockets.clone()), 2).unwrap();
         assert_eq!(places(&inherited), [vec![0, 2], vec![1]], "as of a server with more workers");
@@ -330,6 +378,33 @@ mod tests {
         assert!((0..20).all(|_| TcpStream::connect(address).is_ok()), "the other socket takes them all");
         own.leave(1);
         assert_eq!(TcpStream::connect(address).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    #[test]
+    fn sockets_are_taken_over_by_their_address_and_then_ended() {
+        let [a, b] = [(); 2].map(|()| Bound::new(&"127.0.0.1:0".parse().unwrap(), 2).unwrap());
+        let [Place::Tcp(at_a), Place::Tcp(at_b)] = [&a.place, &b.place] else { panic!("it was TCP") };
+        let (at_a, at_b) = (*at_a, *at_b);
+        let mut passed = Vec::new();
+        for bound in [a, b] {
+            passed.extend(bound.sockets().unwrap());
+            bound.hand_over();
+        }
+        let mut other = at_b;
+        other.set_ip([127, 0, 0, 2].into());
+        assert!(Bound::take_over(&Address::Tcp(other), 2, &mut passed).unwrap().is_none());
+        let next_b = Bound::take_over(&Address::Tcp(at_b), 2, &mut passed).unwrap().unwrap();
+        assert!((0..2).all(|worker| next_b.of_worker(worker).count() == 1));
+        assert_eq!(passed.len(), 2);
+        let next_a = Bound::take_over(&"127.0.0.1:0".parse().unwrap(), 2, &mut passed).unwrap().unwrap();
+        assert_eq!(
+            (next_a.place.clone(), passed.len()),
+            (Place::Tcp(at_a), 0),
+            "a free port is the one that it had"
+        );
+        TcpStream::connect(at_a).unwrap();
+        drop(next_a);
+        TcpStream::connect(at_a).expect_err("it was ours to end");
     }
 
     /// A directory that goes with the test.
@@ -370,9 +445,17 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o666, "whatever the umask");
         drop(bound);
         UnixStream::connect(&path).expect("another server's file is left alone");
-        other.hand_over().unwrap();
+        let mut sockets = other.sockets().unwrap();
+        other.hand_over();
         drop(other);
         assert!(path.exists(), "who goes on with the socket needs its file");
+        assert!(Bound::take_over(&"127.0.0.1:0".parse().unwrap(), 2, &mut sockets).unwrap().is_none());
+        let address = Address::Unix { path: path.clone(), mode: 0o600 };
+        let next = Bound::take_over(&address, 2, &mut sockets).unwrap().unwrap();
+        UnixStream::connect(&path).expect("it listens as before");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600, "as it is wanted now");
+        drop(next);
+        assert!(!path.exists(), "the last one removes it");
     }
 
     #[test]

@@ -19,6 +19,8 @@ pub struct Config {
     pub listen: Vec<Listener>,
     /// Workers, each on its own core; 0 for one a core.
     pub threads: usize,
+    /// Whether each worker keeps to its own core; it does.
+    pub pinned: bool,
     /// Which driver waits for the kernel.
     pub driver: Driver,
     /// What a request's head may cost; 16 KiB, 100 fields, a target of 8 KiB.
@@ -47,6 +49,26 @@ pub struct Config {
     pub http2: Http2,
     /// How many may come, how fast, and what it may cost.
     pub limits: Limits,
+    /// What is told of handshakes and sessions.
+    pub telemetry: Telemetry,
+}
+
+/// What is told of handshakes and sessions, besides the counters.
+#[derive(Clone, Copy, Debug)]
+pub struct Telemetry {
+    /// Of the sessions that ended well, one of so many has a line in the log; 1, that is each. Refusals and what ended
+    /// otherwise are never left out.
+    pub log_sample: u32,
+    /// Lines a second that peers may cause on a core; the counters have the rest; 500.
+    pub log_lines_max: u64,
+    /// Handshakes that each core keeps for the list of recent ones; 0, that is none.
+    pub recent_handshakes: usize,
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self { log_sample: 1, log_lines_max: 500, recent_handshakes: 0 }
+    }
 }
 
 /// Where connections come from, and what holds for them.
@@ -209,6 +231,7 @@ impl Default for Config {
         Self {
             listen: vec![SocketAddr::from(([127, 0, 0, 1], 8080)).into()],
             threads: 0,
+            pinned: true,
             driver: Driver::Auto,
             head: http::Limits::default(),
             body_max: 64 * 1024,
@@ -222,6 +245,7 @@ impl Default for Config {
             drain_delay: Duration::ZERO,
             drain_time: Duration::from_secs(10),
             http2: Http2::default(),
+            telemetry: Telemetry::default(),
             limits: Limits::default(),
         }
     }

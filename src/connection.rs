@@ -9,6 +9,7 @@ use std::{
     pin::Pin,
     rc::Rc,
     task::{Context, Poll},
+    time::Instant,
 };
 
 use pin_project_lite::pin_project;
@@ -22,6 +23,7 @@ use crate::{
     http::{BodyReader, Framing, Head, HeadScanner, Version},
     limits,
     metrics::add,
+    observe,
     registry::{Accepted, Found, Handler, LocalBoxFuture},
     resource::{Answerer, Choice, METHODS},
     response,
@@ -37,7 +39,7 @@ pub(crate) async fn serve(tracked: Tracked) {
     let mut buf = ReadBuf::new();
     let mut is_first = true;
     #[cfg(feature = "tls")]
-    if let Stream::Tls(tls) = &link.stream {
+    if let Some(tls) = link.stream.as_tls() {
         match Box::pin(secure(&link, tls)).await {
             Some(Version::Http2) => return speak_http2(tracked, buf),
             Some(_) => {}
@@ -102,7 +104,7 @@ async fn secure(link: &Link, tls: &Tls) -> Option<Version> {
     }
     if let Fault::PlainHttp = fault {
         let rejection = Rejection::from(Reason::TlsRequired);
-        worker.counters.rejected(rejection.reason());
+        worker.counters.refused(rejection.reason(), None);
         let mut bytes = Vec::new();
         rejection.to_response(false).encode(&mut bytes, &worker.date(), Some("close"), false);
         // Only what the socket takes at once, which is all of it.
@@ -188,6 +190,7 @@ enum Next {
 
 /// Answers one request.
 async fn answer(link: &Rc<Link>, buf: &mut ReadBuf, head_len: usize) -> Result<Next, Error> {
+    let began = Instant::now();
     let worker = &link.worker;
     link.within(Side::Read, worker.config.answer_time);
     let kept = Kept::default();
@@ -211,6 +214,9 @@ async fn answer(link: &Rc<Link>, buf: &mut ReadBuf, head_len: usize) -> Result<N
         kept: &kept,
     };
     let asks = Asks::of(&request);
+    if let (Some(tap), true) = (link.stream.tap(), asks != Asks::Not) {
+        tap.request(link, &request, request.list("upgrade").next().unwrap_or_default());
+    }
     let mut exchange = Exchange { link, buf, asks, body: Body::new(&request), continued: false };
     let found = worker.registry.find(request.path(), request.may_change_http());
     let outcome = match asks {
@@ -227,11 +233,17 @@ async fn answer(link: &Rc<Link>, buf: &mut ReadBuf, head_len: usize) -> Result<N
                 // It is the first: a connection is switched once.
                 drop(link.kept.set(kept));
             }
-            exchange.switch(accepted).await
+            if let (Some(tap), body @ [_, ..]) = (link.stream.tap(), exchange.body.bytes()) {
+                tap.body(body);
+            }
+            exchange.send_switching(&accepted).await?;
+            observe::switched(link, &request, &accepted, None, began.elapsed());
+            Ok(Next::Switch(accepted))
         }
         Outcome::Refused(rejection) => exchange.refuse(&request, rejection, &found).await,
         Outcome::Ordinary => match exchange.ordinary(&request, &found).await? {
             Ok(response) => {
+                observe::ignored(link, &request);
                 let is_offered = (200..300).contains(&response.status) && found.has_protocols();
                 exchange.send(&request, response, is_offered.then(|| found.advertisement())).await
             }
@@ -415,10 +427,9 @@ impl Exchange<'_> {
         }
     }
 
-    async fn switch(&mut self, accepted: Accepted) -> Result<Next, Error> {
+    async fn send_switching(&mut self, accepted: &Accepted) -> Result<(), Error> {
         let head = response::switching_protocols(accepted.token, &accepted.fields);
-        write_all(self.link, head.as_bytes()).await?;
-        Ok(Next::Switch(accepted))
+        write_all(self.link, head.as_bytes()).await
     }
 
     /// What the path answers to who does not switch.
@@ -471,7 +482,7 @@ impl Exchange<'_> {
         mut rejection: Rejection,
         found: &Found,
     ) -> Result<Next, Error> {
-        note_rejection(self.link, &rejection, Some(request));
+        observe::refused(self.link, &rejection, Some(request), None);
         // RFC 9110 15.5.22, 15.5.6: what this answer owes, and only the route knows.
         let is_offered = rejection.status() == 426 && found.has_protocols();
         if rejection.status() == 405 && !rejection.has_field("allow") {
@@ -509,7 +520,7 @@ impl Exchange<'_> {
             || matches!(response.status, 400 | 408 | 413 | 429 | 500 | 503)
             || request.method() == "CONNECT";
         let keeps =
-            request.head.keep_alive && body_is_read && !has_early_bytes && !is_final && !worker.is_draining();
+            request.head.keep_alive && body_is_read && !has_early_bytes && !is_final && !worker.is_ending();
         let connection = match (keeps, offered.is_some()) {
             (true, false) => None,
             (true, true) => Some("upgrade"),
@@ -522,6 +533,9 @@ impl Exchange<'_> {
         let mut bytes = Vec::new();
         response.encode(&mut bytes, &worker.date(), connection, request.method() == "HEAD");
         write_all(self.link, &bytes).await?;
+        if let Some(tap) = self.link.stream.tap() {
+            tap.answered(response.status);
+        }
         Ok(if keeps { Next::Request } else { Next::Close })
     }
 }
@@ -531,7 +545,7 @@ pub(crate) const ALLOW: &str = "GET, HEAD, OPTIONS";
 
 /// Answers a request that could not be read.
 async fn refuse(link: &Link, rejection: &Rejection) -> Result<(), Error> {
-    note_rejection(link, rejection, None);
+    observe::refused(link, rejection, None, None);
     let mut bytes = Vec::new();
     rejection.to_response(false).encode(&mut bytes, &link.worker.date(), Some("close"), false);
     write_all(link, &bytes).await
@@ -541,20 +555,6 @@ async fn refuse_and_close(link: &Link, rejection: Rejection) {
     if refuse(link, &rejection).await.is_ok() {
         linger(link).await;
     }
-}
-
-pub(crate) fn note_rejection(link: &Link, rejection: &Rejection, request: Option<&Request<'_>>) {
-    link.worker.counters.rejected(rejection.reason());
-    if !link.worker.may_log() {
-        return;
-    }
-    tracing::info!(
-        peer = link.peer.map(tracing::field::display),
-        status = rejection.status(),
-        reason = rejection.reason().code(),
-        path = request.map(Request::path),
-        "refused"
-    );
 }
 
 /// Speaks the new protocol, and sees to its end; in either role.
@@ -567,10 +567,13 @@ pub(crate) fn session<'a>(
 ) -> impl Future<Output = Result<Result<(), Error>, Panic>> {
     let link = &tracked.0;
     tracked.switched(token);
-    link.worker.counters.upgraded(token);
-    tracing::debug!(id = link.id, peer = link.peer.map(tracing::field::display), %token, "switched");
+    observe::begins(link, token);
+    if let Some(tap) = link.stream.tap() {
+        tap.switched(token, buf.unread());
+    }
     link.deadline(Side::Read, NEVER);
-    link.received.set(buf.unread().len() as u64);
+    link.received.set(0);
+    link.has_received(buf.unread().len());
     link.sent.set(0);
     let mut running = catch(run(Upgraded::new(Rc::clone(link), buf)));
     async move {
@@ -581,41 +584,12 @@ pub(crate) fn session<'a>(
 
 /// Counts how a session has ended, and says so; lets the peer have our last words.
 async fn see_off(link: &Link, ended: Result<Result<(), Error>, Panic>) -> Result<Result<(), Error>, Panic> {
-    let counters = &link.worker.counters;
-    let kind = match &ended {
-        Ok(Ok(())) => "ok",
-        Ok(Err(error)) => error.kind(),
-        Err(panic) => {
-            report_panic(link, &**panic);
-            "panic"
-        }
-    };
-    match &ended {
-        _ if link.was_cut() => {} // counted when it was cut
-        Ok(Ok(()) | Err(Error::Closed)) => add(&counters.closed_clean, 1),
-        Ok(Err(Error::TimedOut)) => add(&counters.cut, 1),
-        _ => add(&counters.lost, 1),
-    }
+    let kind = observe::ends(link, &ended);
     link.end();
     if !matches!(ended, Ok(Err(Error::Io(_) | Error::TimedOut))) && !link.was_cut() {
         Box::pin(linger(link)).await;
     }
-    counters.ended(if link.was_cut() { "cut" } else { kind });
-    add(&counters.received, link.received.get());
-    add(&counters.sent, link.sent.get());
-    let error = match &ended {
-        Ok(Err(error)) => Some(tracing::field::display(error)),
-        _ => None,
-    };
-    tracing::debug!(
-        id = link.id,
-        received = link.received.get(),
-        sent = link.sent.get(),
-        milliseconds = link.worker.now() - link.since,
-        kind,
-        error,
-        "ended"
-    );
+    observe::ended(link, kind, &ended);
     ended
 }
 
@@ -626,8 +600,8 @@ pub(crate) fn report_panic(link: &Link, panic: &(dyn Any + Send)) {
     add(&link.worker.counters.panics, 1);
     let token = link.token.get().map(tracing::field::display);
     tracing::error!(
-        id = link.id,
-        token,
+        id = %link.session_id(),
+        protocol = token,
         message = panic_message(panic),
         "a handler panicked; its connection ends"
     );
@@ -669,7 +643,7 @@ const LINGER_MAX: usize = 8 << 20;
 /// Tells a connection for which there is no place why that is so, whatever it was going to ask.
 pub(crate) async fn turn_away(tracked: Tracked, reason: Reason) {
     #[cfg(feature = "tls")]
-    if let Stream::Tls(tls) = &tracked.0.stream
+    if let Some(tls) = tracked.0.stream.as_tls()
         && Box::pin(secure(&tracked.0, tls)).await != Some(Version::Http11)
     {
         return;

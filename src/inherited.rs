@@ -5,10 +5,11 @@
 //! knows the number.
 
 use std::{
+    collections::BTreeSet,
     env, io,
     os::fd::{BorrowedFd, OwnedFd, RawFd},
     process,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use rustix::{
@@ -30,10 +31,37 @@ pub fn find(name: &str) -> io::Result<Vec<Address>> {
         return Ok(vec![Address::Inherited(vec![Arc::new(take(number)?)])]);
     }
     let variable = |name: &str| env::var(name).ok();
-    let passed = Passed::read(variable, process::id()).map_err(not_found)?;
+    let passed = Passed::read(variable, whom()).map_err(not_found)?;
     let numbers = passed.named(name).map_err(not_found)?;
     numbers.into_iter().map(|number| Ok(Address::Inherited(vec![Arc::new(take(number)?)]))).collect()
 }
+
+/// To whom the sockets were passed that this process has: to itself, or to the one that it takes over from.
+fn whom() -> u32 {
+    let predecessor = env::var(TAKES_OVER).ok().and_then(|passed| passed.split(':').next()?.parse().ok());
+    predecessor.unwrap_or_else(process::id)
+}
+
+/// What a process has in its environment that takes over from another one: the number of that one, and more after a colon.
+#[doc(hidden)]
+pub const TAKES_OVER: &str = "SWITCHPOINT_TAKES_OVER";
+
+/// Whether programs that this one starts get the sockets that were [found](find), under the numbers that these have here.
+///
+/// # Errors
+/// If somebody has closed one.
+#[expect(unsafe_code, reason = "a descriptor that was passed on is known only by its number")]
+pub fn pass_on(passed_on: bool) -> io::Result<()> {
+    for &number in &*FOUND.lock().unwrap_or_else(PoisonError::into_inner) {
+        // SAFETY: as in `take`.
+        let original = unsafe { BorrowedFd::borrow_raw(number) };
+        rustix::io::fcntl_setfd(original, if passed_on { FdFlags::empty() } else { FdFlags::CLOEXEC })?;
+    }
+    Ok(())
+}
+
+/// The numbers of those that were found.
+static FOUND: Mutex<BTreeSet<RawFd>> = Mutex::new(BTreeSet::new());
 
 fn not_found(message: String) -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, message)
@@ -53,6 +81,7 @@ fn take(number: RawFd) -> io::Result<OwnedFd> {
         .map_err(|_| not_found(format!("descriptor {number} is not open: nothing was passed on under it")))?;
     check(&socket).map_err(|what| io::Error::new(what.kind(), format!("descriptor {number} {what}")))?;
     rustix::io::fcntl_setfd(original, FdFlags::CLOEXEC)?;
+    FOUND.lock().unwrap_or_else(PoisonError::into_inner).insert(number);
     Ok(socket)
 }
 

@@ -37,8 +37,11 @@
 //! | [`proxy_protocol`] | the header by which a proxy says who the client is, without I/O |
 //! | `tls` | TLS in both roles (with the feature `tls`) |
 //! | [`inherited`] | sockets that a process is started with |
+//! | [`admin`] | what an operator sees of a running server, and does to it |
+//! | [`trace`] | which requests a trace looks for |
 //! | [`duplex`] | the in-memory transport of the tests, with faults from a seed |
 
+pub mod admin;
 pub mod authorize;
 mod bound;
 mod buffer;
@@ -46,6 +49,7 @@ mod config;
 mod connection;
 pub mod duplex;
 mod error;
+mod exposition;
 pub mod h2c;
 pub mod http;
 pub mod inherited;
@@ -53,9 +57,12 @@ mod limits;
 mod listener;
 mod metrics;
 mod network;
+mod observe;
 mod parking;
+mod process;
 pub mod protocols;
 pub mod proxy_protocol;
+mod redact;
 mod registry;
 mod rejection;
 mod resource;
@@ -66,6 +73,8 @@ mod sessions;
 mod stream;
 #[cfg(feature = "tls")]
 pub mod tls;
+pub mod trace;
+mod trace_context;
 mod upgrade;
 mod upgraded;
 mod worker;
@@ -74,12 +83,11 @@ pub mod ws;
 /// The runtime, in the version that connections need; for timers and files in handlers.
 pub use monoio;
 
-pub use bound::HandedOver;
 pub use buffer::ReadBuf;
-pub use config::{Address, Config, Http2, Listener, UNIX_MODE};
+pub use config::{Address, Config, Http2, Listener, Telemetry, UNIX_MODE};
 pub use error::Error;
 pub use limits::Limits;
-pub use metrics::Stats;
+pub use metrics::{Histogram, ProtocolStats, Stats};
 pub use network::{Network, NetworkFault};
 pub use registry::{Preference, Registry};
 pub use rejection::{Reason, Rejection};
@@ -88,6 +96,7 @@ pub use response::Response;
 pub use runtime::{Driver, Runtime};
 pub use server::{Handle, Server, StartError};
 pub use stream::{Stream, Tcp};
+pub use trace_context::TraceParent;
 pub use upgrade::{Accept, Accepts, Decision, EarlyBytes, Request, Token, Upgrade};
 pub use upgraded::{Reader, Upgraded, Writer};
 pub use worker::{Worker, spawn};
@@ -107,6 +116,14 @@ struct WebSockets;
 #[cfg(all(doctest, feature = "tls"))]
 #[doc = include_str!("../docs/tls.md")]
 struct TlsPage;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/metrics.md")]
+struct Metrics;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/admin.md")]
+struct Admin;
 
 #[cfg(doctest)]
 #[doc = include_str!("../docs/http2.md")]

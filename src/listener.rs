@@ -53,11 +53,6 @@ impl Listening {
         }
     }
 
-    /// Whether another process accepts from the socket, too.
-    pub(crate) fn is_handed_over(&self) -> bool {
-        self.bound.is_handed_over()
-    }
-
     /// Waits, after the [`stop`](Self::stop), until nothing holds the socket for it: tasks that the runtime still has at
     /// its end are forgotten with all that they have.
     pub(crate) async fn ended(self) {
@@ -246,7 +241,7 @@ const PIECE: usize = 256;
 
 /// Counts a connection that is closed for its header, and says so.
 fn note(worker: &Worker, peer: Option<SocketAddr>, fault: Fault) {
-    worker.counters.rejected(Reason::Proxy(fault));
+    worker.counters.refused(Reason::Proxy(fault), None);
     if worker.may_log() {
         tracing::info!(peer = peer.map(tracing::field::display), reason = fault.code(), "closed");
     }

@@ -135,6 +135,13 @@ impl Registry {
         self
     }
 
+    /// The protocol that is offered by this name, if it is spoken anywhere.
+    pub(crate) fn token(&self, offer: &str) -> Option<Token> {
+        let routed = self.paths.values().flat_map(|route| &route.handlers);
+        let mut tokens = self.everywhere.iter().chain(routed).map(|handler| handler.token());
+        tokens.find(|token| token.is_offered_as(offer))
+    }
+
     /// Every protocol that is spoken anywhere, each once, in the order of registration.
     pub fn tokens(&self) -> Vec<Token> {
         let mut tokens = Vec::new();

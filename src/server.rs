@@ -3,9 +3,15 @@
 use std::{
     io,
     net::SocketAddr,
+    ops::RangeInclusive,
+    os::fd::OwnedFd,
     panic,
     rc::Rc,
-    sync::{Arc, mpsc},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     thread::{self, JoinHandle},
 };
 
@@ -15,10 +21,11 @@ use crate::tls::{
     watch::{self, Watch},
 };
 use crate::{
-    Address, Config, Driver, HandedOver, Listener, Registry, Stats, Token,
+    Address, Config, Driver, Listener, Registry, Stats, Token,
     bound::{Bound, Place},
     limits::Admission,
     listener::{self, Listening},
+    observe::Recent,
     runtime::driver_of,
     worker::{Command, Control, Worker},
 };
@@ -53,6 +60,8 @@ pub struct Server {
 #[derive(Clone, Debug, Default)]
 pub struct Handle {
     workers: Vec<Arc<Control>>,
+    driver: Driver,
+    is_draining: Arc<AtomicBool>,
     #[cfg(feature = "tls")]
     acceptors: Vec<Acceptor>,
 }
@@ -67,10 +76,63 @@ impl Handle {
         sum
     }
 
+    /// The same of each worker by itself.
+    pub fn stats_by_core(&self) -> Vec<Stats> {
+        self.workers.iter().map(|control| control.stats()).collect()
+    }
+
+    /// Whether it was told to drain or to stop.
+    pub fn is_draining(&self) -> bool {
+        self.is_draining.load(Ordering::Relaxed)
+    }
+
+    /// Which driver the workers stand on.
+    pub fn driver(&self) -> Driver {
+        self.driver
+    }
+
+    /// The recent handshakes of all workers, the newest first.
+    pub(crate) fn recent(&self) -> Vec<Recent> {
+        let mut recent: Vec<Recent> = self.workers.iter().flat_map(|control| control.recent()).collect();
+        recent.sort_by_key(|recent| std::cmp::Reverse(recent.at));
+        recent
+    }
+
+    /// Asks something of each worker from the `first` on, up to `last`. Each answers at its next tick; one that never
+    /// will hangs up.
+    pub(crate) fn ask<T: Send + 'static>(
+        &self,
+        cores: RangeInclusive<usize>,
+        question: impl Fn(&Rc<Worker>) -> T + Send + Sync + 'static,
+    ) -> Vec<mpsc::Receiver<T>> {
+        let question = Arc::new(question);
+        let asked = self.workers.iter().enumerate().filter(|(core, _)| cores.contains(core));
+        asked
+            .map(|(_, control)| {
+                let (answer, answers) = mpsc::sync_channel(1);
+                let question = Arc::clone(&question);
+                // Who asked may have given up.
+                control.order(Box::new(move |worker| drop(answer.send(question(worker)))));
+                answers
+            })
+            .collect()
+    }
+
+    /// How many workers there are.
+    pub(crate) fn workers(&self) -> usize {
+        self.workers.len()
+    }
+
     /// Begins the drain: readiness fails, accepting stops, every session is told goodbye, and after the drain time
     /// what is left is cut. [`Server::join`] returns when it is over.
     pub fn drain(&self) {
         self.give(Command::Drain);
+    }
+
+    /// How often each worker has ticked so far; `None` for one that has ended. One whose number stays the same for longer
+    /// than some [ticks](Worker::TICK) is stuck in a handler that blocks its thread.
+    pub fn ticks(&self) -> Vec<Option<u64>> {
+        self.workers.iter().map(|control| control.ticks()).collect()
     }
 
     /// Cuts everything at once.
@@ -97,6 +159,7 @@ impl Handle {
     }
 
     fn give(&self, command: Command) {
+        self.is_draining.store(true, Ordering::Relaxed);
         for control in &self.workers {
             control.give(command);
         }
@@ -147,23 +210,33 @@ impl Server {
         config: Config,
         registry: impl Fn(usize) -> Registry + Send + Sync + 'static,
     ) -> Result<Self, StartError> {
+        Self::take_over(config, Vec::new(), registry)
+    }
+
+    /// As [`start`](Self::start), with the [`sockets`](Self::sockets) of a server that is about to
+    /// [`retire`](Self::retire), of this process or another one: an address of `config` that one of them has is not bound
+    /// again, and connections that wait there are not lost. Those that `config` has no use for are ended once the server
+    /// runs. Nothing is accepted before all workers are ready; so if it fails, nothing has happened to the sockets.
+    ///
+    /// # Errors
+    /// As `start`.
+    pub fn take_over(
+        config: Config,
+        mut sockets: Vec<OwnedFd>,
+        registry: impl Fn(usize) -> Registry + Send + Sync + 'static,
+    ) -> Result<Self, StartError> {
         if config.listen.is_empty() {
             return Err(StartError::NoAddress);
         }
         let count = config.workers();
-        let mut bound = Vec::new();
-        for Listener { address, .. } in &config.listen {
-            bound.push(Arc::new(Bound::new(address, count).map_err(|source| {
-                let address = address.clone();
-                StartError::Listen { address, source }
-            })?));
-        }
+        let bound = bind(&config.listen, count, &mut sockets)?;
         let addresses = bound.iter().filter_map(|bound| match &bound.place {
             Place::Tcp(address) => Some(*address),
             Place::Unix(_) => None,
         });
-        let cores = core_affinity::get_core_ids().filter(|cores| cores.len() >= count);
+        let cores = core_affinity::get_core_ids().filter(|cores| config.pinned && cores.len() >= count);
         let registry = Arc::new(registry);
+        let mut all_go = Vec::new();
         let admission = Arc::new(Admission::new(&config));
         let mut server = Self {
             addresses: addresses.collect(),
@@ -189,6 +262,8 @@ impl Server {
             let admission = Arc::clone(&admission);
             let control = Arc::new(Control::default());
             let (started, starting) = mpsc::sync_channel(1);
+            let (go, may_go) = mpsc::sync_channel(1);
+            all_go.push(go);
             let thread = thread::Builder::new().name(format!("switchpoint-{index}")).spawn({
                 let (control, bound) = (Arc::clone(&control), server.bound.clone());
                 move || {
@@ -196,17 +271,15 @@ impl Server {
                         // Where it is refused the worker runs all the same, only less evenly.
                         core_affinity::set_for_current(core);
                     }
-                    let mut started = Some(started);
-                    while !run_worker(
-                        &config,
-                        &admission,
-                        || registry(index),
-                        (index, &bound),
-                        &control,
-                        &mut started,
-                    ) {
+                    let mut start = Some((started, may_go));
+                    let make = || {
+                        let (config, admission) = (config.clone(), Arc::clone(&admission));
+                        Worker::of_server(index as u32, config, registry(index), admission)
+                    };
+                    while !run_worker(&config, make, (index, &bound), &control, &mut start) {
                         tracing::error!(worker = index, "the worker lost its connections, and starts anew");
                     }
+                    control.end();
                 }
             })?;
             server.threads.push(thread);
@@ -214,6 +287,7 @@ impl Server {
             match starting.recv() {
                 Ok(Ok((driver, tokens))) => {
                     server.driver = driver;
+                    server.handle.driver = driver;
                     server.tokens = tokens;
                 }
                 Ok(Err(error)) => {
@@ -225,6 +299,14 @@ impl Server {
                     return Err(io::Error::other("a worker panicked while it built its registry").into());
                 }
             }
+        }
+        for go in all_go {
+            // It fails only if the worker has panicked meanwhile, which it has said.
+            let _ = go.send(());
+        }
+        for socket in sockets {
+            // As for `Bound::close`.
+            let _ = rustix::net::shutdown(&socket, rustix::net::Shutdown::Both);
         }
         Ok(server)
     }
@@ -242,15 +324,26 @@ impl Server {
         })
     }
 
-    /// The sockets that it listens on, for another process to go on with, as [`Address::Inherited`]. From now on they are
-    /// not this server's to end: a drain begins with an end of accepting, serves who is there already for the
-    /// [`drain_delay`](Config::drain_delay), and nobody who connects meanwhile is refused. A Unix socket keeps its file.
+    /// The sockets that it listens on, for another process to go on with ([`take_over`](Self::take_over)), and then to
+    /// [`retire`](Self::retire). Those that are [inherited](Address::Inherited) are not among them: who has passed them to
+    /// this process has them still.
     ///
     /// # Errors
     /// If there are no descriptors left.
-    pub fn hand_over(&self) -> io::Result<Vec<HandedOver>> {
-        let each = self.bound.iter().enumerate();
-        each.map(|(listener, bound)| Ok(HandedOver { listener, sockets: bound.hand_over()? })).collect()
+    pub fn sockets(&self) -> io::Result<Vec<OwnedFd>> {
+        let mut sockets = Vec::new();
+        for bound in &self.bound {
+            sockets.extend(bound.sockets()?);
+        }
+        Ok(sockets)
+    }
+
+    /// Ends as after [`drain`](Self::drain), but leaves the sockets to another process that accepts from them. So nobody is
+    /// refused: who was accepted before has the request answered, and is switched, if need be; only then it is told
+    /// goodbye. Readiness does not fail, for the other process is.
+    pub fn retire(&self) {
+        self.bound.iter().for_each(|bound| bound.hand_over());
+        self.handle.give(Command::HandOver);
     }
 
     /// Which driver the workers stand on.
@@ -303,6 +396,30 @@ impl Server {
     }
 }
 
+/// Listens on each address, with the sockets that are there already or new ones.
+fn bind(
+    listeners: &[Listener],
+    workers: usize,
+    sockets: &mut Vec<OwnedFd>,
+) -> Result<Vec<Arc<Bound>>, StartError> {
+    let mut bound: Vec<Option<Arc<Bound>>> = vec![None; listeners.len()];
+    let takes_any = |address: &Address| matches!(address, Address::Tcp(address) if address.port() == 0);
+    // Who takes any port leaves those that others name to them.
+    for may_take_any in [false, true] {
+        for (bound, Listener { address, .. }) in bound.iter_mut().zip(listeners) {
+            if takes_any(address) != may_take_any {
+                continue;
+            }
+            let taken = Bound::take_over(address, workers, sockets).transpose();
+            let listens = taken.unwrap_or_else(|| Bound::new(address, workers));
+            let listens =
+                listens.map_err(|source| StartError::Listen { address: address.clone(), source })?;
+            *bound = Some(Arc::new(listens));
+        }
+    }
+    Ok(bound.into_iter().flatten().collect())
+}
+
 /// A server that is forgotten does not keep its port.
 impl Drop for Server {
     fn drop(&mut self) {
@@ -317,21 +434,20 @@ type Started = mpsc::SyncSender<io::Result<(Driver, Vec<Token>)>>;
 /// runtime with it; the listeners are still there for the next one.
 fn run_worker(
     config: &Config,
-    admission: &Arc<Admission>,
-    registry: impl FnOnce() -> Registry,
+    make: impl FnOnce() -> Rc<Worker>,
     (number, bound): (usize, &[Arc<Bound>]),
     control: &Arc<Control>,
-    started: &mut Option<Started>,
+    start: &mut Option<(Started, mpsc::Receiver<()>)>,
 ) -> bool {
     let mut runtime = match config.driver.build() {
         Ok(runtime) => runtime,
         Err(error) => {
             tracing::error!(%error, "a worker's runtime cannot be built");
-            started.take().map(|started| started.send(Err(error)));
+            start.take().map(|(started, _)| started.send(Err(error)));
             return true;
         }
     };
-    let worker = Worker::of_server(config.clone(), registry(), Arc::clone(admission));
+    let worker = make();
     let (driver, tokens) = (driver_of(&runtime), worker.registry.tokens());
     let ended = panic::catch_unwind(panic::AssertUnwindSafe(|| {
         runtime.block_on(async {
@@ -340,13 +456,19 @@ fn run_worker(
                 each.map(|(index, bound)| listener::listen(&worker, number, bound, index)).collect();
             match listening {
                 Ok(listening) => {
-                    started.take().map(|started| started.send(Ok((driver, tokens))));
+                    if let Some((started, may_go)) = start.take() {
+                        drop(started.send(Ok((driver, tokens))));
+                        // No task has run yet, so nothing is accepted while another worker may still fail.
+                        if may_go.recv().is_err() {
+                            return;
+                        }
+                    }
                     Rc::clone(&worker)
                         .run(listening.into_iter().flatten().collect(), Arc::clone(control))
                         .await;
                 }
                 Err(error) => {
-                    started.take().map(|started| started.send(Err(error)));
+                    start.take().map(|(started, _)| started.send(Err(error)));
                 }
             }
         });
@@ -354,6 +476,7 @@ fn run_worker(
     if ended.is_err() {
         // Nobody is left to serve them, and their peers shall know.
         worker.sessions.abort_all();
+        control.begins_anew(worker.stats());
     }
     ended.is_ok()
 }

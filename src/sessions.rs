@@ -6,6 +6,7 @@
 use std::{
     cell::{Cell, OnceCell, RefCell},
     fmt,
+    hash::{BuildHasher, RandomState},
     net::SocketAddr,
     pin::Pin,
     rc::Rc,
@@ -21,6 +22,7 @@ use crate::{
     authorize::Identity,
     limits::{self, Admitted},
     metrics::add,
+    observe::{Details, SessionId},
     upgrade::ForSession,
     worker::Worker,
 };
@@ -38,7 +40,10 @@ pub(crate) struct Link {
     pub(crate) id: u64,
     pub(crate) peer: Option<SocketAddr>,
     pub(crate) listener: Option<u16>,
-    pub(crate) since: Millis,
+    /// When it was accepted; once it is switched, when that was.
+    pub(crate) since: Cell<Millis>,
+    /// What the handshake has told of the session.
+    pub(crate) details: OnceCell<Rc<Details>>,
     /// What the handshake has kept for the session.
     pub(crate) kept: OnceCell<Box<ForSession>>,
     /// The protocol, once it was switched.
@@ -60,6 +65,8 @@ pub(crate) struct Link {
     spent: Cell<u32>,
     /// Its place in the readiness set, if it has one.
     parked: Cell<Parked>,
+    /// The code of the first close frame, from either side; 0 while there is none.
+    close_code: Cell<u16>,
     /// What it counts for.
     pub(crate) admitted: Cell<Admitted>,
     /// Its goodbye is due to its age, and it has so long to end.
@@ -133,6 +140,47 @@ impl Link {
     /// Whether what `side` waits for is too late, or was cut off.
     pub(crate) fn is_overdue(&self, side: Side) -> bool {
         self.cut.get() || self.halves[side as usize].by.get() <= self.worker.now()
+    }
+
+    /// What it is called.
+    pub(crate) fn session_id(&self) -> SessionId {
+        SessionId { core: self.worker.core(), slot: self.slot.get(), number: self.id }
+    }
+
+    /// Takes note of bytes that have arrived.
+    pub(crate) fn has_received(&self, count: usize) {
+        add(&self.received, count as u64);
+        if self.token.get().is_some() {
+            add(&self.worker.counters.received, count as u64);
+        }
+    }
+
+    /// Takes note of bytes that were sent.
+    pub(crate) fn has_sent(&self, count: usize) {
+        add(&self.sent, count as u64);
+        if self.token.get().is_some() {
+            add(&self.worker.counters.sent, count as u64);
+        }
+    }
+
+    /// Takes note of a close frame; the first one counts.
+    pub(crate) fn closes_with(&self, code: u16) {
+        if self.close_code.get() == 0 {
+            self.close_code.set(code);
+        }
+    }
+
+    /// The code of the first close frame.
+    pub(crate) fn close_code(&self) -> Option<u16> {
+        Some(self.close_code.get()).filter(|code| *code != 0)
+    }
+
+    /// How long each side may still wait, in milliseconds: reading, writing, closing.
+    pub(crate) fn time_left(&self) -> [Option<Millis>; 3] {
+        let now = self.worker.now();
+        [0, 1, 2].map(|side: usize| {
+            Some(self.halves[side].by.get()).filter(|by| *by != NEVER).map(|by| by.saturating_sub(now))
+        })
     }
 
     /// What the listener's settings are that it came through, if through one.
@@ -323,6 +371,9 @@ impl<F: Future> Future for Wait<'_, F> {
     }
 }
 
+/// The golden ratio of a turn: its multiples lie evenly in one, however many there are, and neighbours far apart.
+const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+
 /// What one connection may do before others have their turn, in bytes; each step counts for some, however small.
 const TURN_MAX: u32 = 1 << 20;
 const STEP_COST: u32 = 256;
@@ -365,8 +416,9 @@ impl Drop for Tracked {
             // Beside the list and us somebody has kept a part of it; the peer shall not wait for that.
             self.0.stream.abort();
         }
-        if self.0.token.get().is_some() {
+        if let Some(token) = self.0.token.get() {
             sessions.upgraded.set(sessions.upgraded.get() - 1);
+            self.0.worker.counters.session_is_gone(token);
         }
         limits::release(&self.0);
         self.0.worker.sessions.live.borrow_mut().remove(self.0.slot.get() as usize);
@@ -379,6 +431,8 @@ pub(crate) struct Sessions {
     live: RefCell<Slab<(Millis, Rc<Link>)>>,
     next_id: Cell<u64>,
     upgraded: Cell<usize>,
+    /// Those that an operator has ended, and when they are cut.
+    doomed: RefCell<Vec<(u64, Millis)>>,
 }
 
 impl Sessions {
@@ -398,7 +452,8 @@ impl Sessions {
             id,
             peer,
             listener,
-            since: worker.now(),
+            since: Cell::new(worker.now()),
+            details: OnceCell::new(),
             kept: OnceCell::new(),
             token: Cell::new(None),
             received: Cell::new(0),
@@ -413,11 +468,17 @@ impl Sessions {
             over: Cell::new(false),
             spent: Cell::new(0),
             parked: Cell::new(Parked::Never),
+            close_code: Cell::new(0),
             admitted: Cell::default(),
             outlived: Cell::new(false),
         });
         let slot = self.live.borrow_mut().insert((NEVER, Rc::clone(&link)));
         link.slot.set(slot.try_into().expect("there are fewer descriptors"));
+        if let Some(at) = worker.last_goodbye() {
+            link.goodbye_at.set(at);
+            link.look_at.set(at);
+            self.look(link.slot.get(), at);
+        }
         Tracked(link)
     }
 
@@ -451,8 +512,70 @@ impl Sessions {
         }
     }
 
+    fn by_key(&self, key: u64) -> Option<Rc<Link>> {
+        let live = self.live.borrow();
+        live.get(key as u32 as usize).map(|(_, link)| link).filter(|link| link.key() == key).cloned()
+    }
+
+    /// The live session of this name.
+    pub(crate) fn find(&self, id: SessionId) -> Option<Rc<Link>> {
+        let live = self.live.borrow();
+        let link = live.get(id.slot as usize).map(|(_, link)| link);
+        link.filter(|link| link.id == id.number && link.token.get().is_some()).cloned()
+    }
+
+    /// Up to `limit` sessions that `look` has something to say about, from a slot on, and the slot to go on with. It
+    /// does not look at more than a bound, so that the others on the core need not wait for long.
+    pub(crate) fn page<T>(
+        &self,
+        from: u32,
+        limit: usize,
+        look: impl Fn(&Link) -> Option<T>,
+    ) -> (Vec<T>, Option<u32>) {
+        let live = self.live.borrow();
+        let mut page = Vec::new();
+        let end = live.capacity().min((from as usize).saturating_add(PAGE_LOOKS_MAX));
+        let mut slot = from as usize;
+        while slot < end && page.len() < limit {
+            let session = live.get(slot).filter(|(_, link)| link.token.get().is_some());
+            page.extend(session.and_then(|(_, link)| look(link)));
+            slot += 1;
+        }
+        let is_over = slot >= live.capacity();
+        (page, u32::try_from(slot).ok().filter(|_| !is_over))
+    }
+
+    /// Has a session say goodbye now, and cuts it `grace` milliseconds later.
+    pub(crate) fn kill(&self, link: &Rc<Link>, now: Millis, grace: Millis) {
+        let mut doomed = self.doomed.borrow_mut();
+        if !doomed.iter().any(|(key, _)| *key == link.key()) {
+            doomed.push((link.key(), now + grace));
+        }
+        drop(doomed);
+        link.goodbye.set(true);
+        link.wake();
+    }
+
+    /// Whether an operator has ended it.
+    pub(crate) fn is_doomed(&self, link: &Link) -> bool {
+        self.doomed.borrow().iter().any(|(key, _)| *key == link.key())
+    }
+
+    fn cut_doomed(&self, now: Millis) {
+        if self.doomed.borrow().is_empty() {
+            return;
+        }
+        self.doomed.borrow_mut().retain(|(key, _)| self.by_key(*key).is_some());
+        let due: Vec<u64> =
+            self.doomed.borrow().iter().filter(|(_, at)| *at <= now).map(|(key, _)| *key).collect();
+        for link in due.into_iter().filter_map(|key| self.by_key(key)) {
+            link.cut();
+        }
+    }
+
     /// The ticker's round: a walk over the deadlines, in which only those due are looked at.
     pub(crate) fn tick(&self, now: Millis) {
+        self.cut_doomed(now);
         let due: Vec<Rc<Link>> = {
             let live = self.live.borrow();
             live.iter().filter(|(_, (at, _))| *at <= now).map(|(_, (_, link))| Rc::clone(link)).collect()
@@ -465,14 +588,22 @@ impl Sessions {
         }
     }
 
-    /// Spreads the goodbyes over `window` milliseconds from now.
-    pub(crate) fn say_goodbye(&self, now: Millis, window: Millis) {
-        let links = self.links();
-        let count = links.len() as u64;
-        for (place, link) in links.iter().enumerate().filter(|(_, link)| !link.goodbye.get()) {
+    /// Spreads the goodbyes over `window` milliseconds from now, evenly, and in an order that says nothing of who came
+    /// when: clients that arrived together do not all come back together. A connection without a protocol has nothing to
+    /// say goodbye for; it ends when it is idle, from `idle` milliseconds on.
+    pub(crate) fn say_goodbye(&self, now: Millis, window: Millis, idle: Millis) {
+        // Each core, and each server that is told at the same time, has a start of its own.
+        let mut turn = RandomState::new().hash_one(now);
+        for link in self.links() {
+            turn = turn.wrapping_add(GOLDEN);
+            if link.goodbye.get() {
+                continue;
+            }
             link.outlived.set(false);
-            // A connection without a protocol has nothing to say goodbye for; it ends as soon as it is idle.
-            let wait = if link.token.get().is_some() { window * place as u64 / count } else { 0 };
+            let wait = match link.token.get() {
+                Some(_) => ((u128::from(turn) * u128::from(window)) >> 64) as Millis,
+                None => idle,
+            };
             link.goodbye_at.set(now + wait);
             let soonest = link.soonest();
             link.look_at.set(soonest);
@@ -497,5 +628,19 @@ impl Sessions {
 
     fn links(&self) -> Vec<Rc<Link>> {
         self.live.borrow().iter().map(|(_, (_, link))| Rc::clone(link)).collect()
+    }
+}
+
+/// Places of the list that one look at it may go through.
+const PAGE_LOOKS_MAX: usize = 20_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_with_its_counts_is_what_an_allocator_hands_out() {
+        // The next size that they have is 320 bytes, for each connection.
+        assert!(size_of::<Link>() + 2 * size_of::<usize>() <= 256, "{}", size_of::<Link>());
     }
 }

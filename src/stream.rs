@@ -19,7 +19,12 @@ use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown};
 
 #[cfg(feature = "tls")]
 use crate::tls::{Info, PeerCertificate, Tls};
-use crate::{duplex::Duplex, h2c::Http2Stream, registry::LocalBoxFuture};
+use crate::{
+    duplex::Duplex,
+    h2c::Http2Stream,
+    registry::LocalBoxFuture,
+    trace::{Tap, Tapped},
+};
 
 /// A transport, now the protocol's own.
 #[derive(Debug)]
@@ -34,6 +39,8 @@ pub enum Stream {
     H2(Http2Stream),
     /// The in-memory pipe of the tests.
     Memory(Box<Duplex>),
+    /// Another one, while somebody traces what passes through it.
+    Tapped(Box<Tapped>),
 }
 
 impl Stream {
@@ -53,6 +60,7 @@ impl Stream {
             Self::Tls(tls) => Reading::Boxed { read: tls.read(buffer) },
             Self::H2(stream) => Reading::H2 { read: stream.read(buffer) },
             Self::Memory(duplex) => Reading::Memory { read: duplex.read(buffer) },
+            Self::Tapped(tapped) => Reading::Boxed { read: Box::pin(tapped.read(buffer)) },
         }
     }
 
@@ -67,6 +75,12 @@ impl Stream {
             Self::Tls(tls) => tls.try_read(buffer),
             Self::H2(stream) => stream.try_read(buffer),
             Self::Memory(duplex) => duplex.try_read(buffer),
+            Self::Tapped(tapped) => {
+                let before = buffer.len();
+                let result = tapped.inner.try_read(buffer);
+                tapped.tap.received(&buffer[before..]);
+                result
+            }
         }
     }
 
@@ -81,6 +95,11 @@ impl Stream {
             Self::Tls(tls) => tls.try_write(&[IoSlice::new(bytes)]),
             Self::H2(stream) => stream.try_write(&[IoSlice::new(bytes)]),
             Self::Memory(duplex) => duplex.try_write(bytes),
+            Self::Tapped(tapped) => {
+                let count = tapped.inner.try_write(bytes)?;
+                tapped.tap.sent(&bytes[..count]);
+                Ok(count)
+            }
         }
     }
 
@@ -107,6 +126,18 @@ impl Stream {
                 }
                 Ok(sent)
             }
+            Self::Tapped(tapped) => {
+                let mut left = tapped.inner.try_write_vectored(slices)?;
+                let count = left;
+                for slice in slices {
+                    let taken = slice.len().min(left);
+                    left -= taken;
+                    if taken > 0 {
+                        tapped.tap.sent(&slice[..taken]);
+                    }
+                }
+                Ok(count)
+            }
         }
     }
 
@@ -118,6 +149,7 @@ impl Stream {
             Self::Tls(tls) => tls.readable().await,
             Self::H2(stream) => stream.readable().await,
             Self::Memory(duplex) => duplex.readable().await,
+            Self::Tapped(tapped) => Box::pin(tapped.inner.readable()).await,
         }
     }
 
@@ -129,6 +161,7 @@ impl Stream {
             Self::Tls(tls) => tls.writable().await,
             Self::H2(stream) => stream.writable().await,
             Self::Memory(duplex) => duplex.writable().await,
+            Self::Tapped(tapped) => Box::pin(tapped.inner.writable()).await,
         }
     }
 
@@ -139,6 +172,20 @@ impl Stream {
             #[cfg(feature = "tls")]
             Self::Tls(tls) => tls.socket(),
             Self::H2(_) | Self::Memory(_) => None,
+            Self::Tapped(tapped) => tapped.inner.socket(),
+        }
+    }
+
+    /// The same with a tap in it.
+    pub(crate) fn tapped(self) -> Self {
+        Self::Tapped(Box::new(Tapped { inner: self, tap: Tap::default() }))
+    }
+
+    /// Its tap, if it has one.
+    pub(crate) fn tap(&self) -> Option<&Tap> {
+        match self {
+            Self::Tapped(tapped) => Some(&tapped.tap),
+            _ => None,
         }
     }
 
@@ -149,6 +196,7 @@ impl Stream {
         match self {
             #[cfg(feature = "tls")]
             Self::Tls(tls) => tls.is_flushed(),
+            Self::Tapped(tapped) => tapped.inner.is_flushed(),
             _ => true,
         }
     }
@@ -159,7 +207,18 @@ impl Stream {
         match self {
             #[cfg(feature = "tls")]
             Self::Tls(tls) => tls.is_at_rest(),
+            Self::Tapped(tapped) => tapped.inner.is_at_rest(),
             _ => true,
+        }
+    }
+
+    /// TLS, if that is what it is, also where somebody traces it.
+    #[cfg(feature = "tls")]
+    pub(crate) fn as_tls(&self) -> Option<&Tls> {
+        match self {
+            Self::Tls(tls) => Some(tls),
+            Self::Tapped(tapped) => tapped.inner.as_tls(),
+            _ => None,
         }
     }
 
@@ -168,6 +227,7 @@ impl Stream {
         match self {
             #[cfg(feature = "tls")]
             Self::Tls(_) => true,
+            Self::Tapped(tapped) => tapped.inner.is_secure(),
             _ => false,
         }
     }
@@ -177,6 +237,7 @@ impl Stream {
     pub fn tls(&self) -> Option<Info> {
         match self {
             Self::Tls(tls) => Some(tls.info()),
+            Self::Tapped(tapped) => tapped.inner.tls(),
             _ => None,
         }
     }
@@ -186,6 +247,7 @@ impl Stream {
     pub fn peer_certificate(&self) -> Option<&PeerCertificate> {
         match self {
             Self::Tls(tls) => tls.peer_certificate(),
+            Self::Tapped(tapped) => tapped.inner.peer_certificate(),
             _ => None,
         }
     }
@@ -199,6 +261,7 @@ impl Stream {
             Self::Tls(tls) => tls.shutdown_write(),
             Self::H2(stream) => stream.shutdown_write(),
             Self::Memory(duplex) => duplex.shutdown_write(),
+            Self::Tapped(tapped) => tapped.inner.shutdown_write(),
         }
     }
 
@@ -210,6 +273,7 @@ impl Stream {
             Self::Tls(tls) => tls.abort(),
             Self::H2(stream) => stream.abort(),
             Self::Memory(duplex) => duplex.abort(),
+            Self::Tapped(tapped) => tapped.inner.abort(),
         }
     }
 }
@@ -281,6 +345,17 @@ where
             ReadingOf::Memory { read } => read.poll(cx),
             ReadingOf::Ready { ready } => ready.poll(cx).map(|result| (result.map(|()| 0), Vec::new())),
         }
+    }
+}
+
+impl Tapped {
+    async fn read(&self, buffer: Vec<u8>) -> BufResult<usize, Vec<u8>> {
+        let before = buffer.len();
+        let (result, buffer) = self.inner.read(buffer).await;
+        if let Ok(count) = result {
+            self.tap.received(&buffer[before..before + count]);
+        }
+        (result, buffer)
     }
 }
 

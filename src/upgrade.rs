@@ -3,7 +3,7 @@
 use std::{any::Any, borrow::Cow, cell::RefCell, fmt, net::SocketAddr, rc::Rc};
 
 use crate::{
-    Error, Listener, Rejection, Stream, Upgraded,
+    Error, Listener, Rejection, Stream, TraceParent, Upgraded,
     authorize::{Authorize, Authorized, Identity},
     http::{Framing, Head, Target, Version},
 };
@@ -187,8 +187,7 @@ pub enum EarlyBytes {
 /// A protocol's name, with an optional version (RFC 9110 7.8).
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Token {
-    name: &'static str,
-    version: Option<&'static str>,
+    text: &'static str,
 }
 
 impl Token {
@@ -197,29 +196,38 @@ impl Token {
     /// # Panics
     /// If a part is not an RFC 9110 token; at compile time when used in a constant.
     pub const fn new(text: &'static str) -> Self {
-        let bytes = text.as_bytes();
-        let mut slash = 0;
-        while slash < bytes.len() && bytes[slash] != b'/' {
-            slash += 1;
+        let token = Self { text };
+        assert!(is_tchars(token.name()), "a protocol's name is a token");
+        if let Some(version) = token.version() {
+            assert!(is_tchars(version), "a protocol's version is a token");
         }
-        let (name, rest) = text.split_at(slash);
-        assert!(is_tchars(name), "a protocol's name is a token");
-        if rest.is_empty() {
-            return Self { name, version: None };
-        }
-        let version = rest.split_at(1).1;
-        assert!(is_tchars(version), "a protocol's version is a token");
-        Self { name, version: Some(version) }
+        token
+    }
+
+    /// Both, as they were registered.
+    pub const fn as_str(&self) -> &'static str {
+        self.text
     }
 
     /// The name, as it was registered.
     pub const fn name(&self) -> &'static str {
-        self.name
+        self.text.split_at(self.slash()).0
     }
 
     /// The version, if one was registered.
     pub const fn version(&self) -> Option<&'static str> {
-        self.version
+        let rest = self.text.split_at(self.slash()).1;
+        if rest.is_empty() { None } else { Some(rest.split_at(1).1) }
+    }
+
+    /// Where the name ends.
+    const fn slash(&self) -> usize {
+        let bytes = self.text.as_bytes();
+        let mut slash = 0;
+        while slash < bytes.len() && bytes[slash] != b'/' {
+            slash += 1;
+        }
+        slash
     }
 
     /// Whether an item of the client's `Upgrade` list means this: the name in any case, the version as it stands.
@@ -228,7 +236,7 @@ impl Token {
             Some((name, version)) => (name, Some(version)),
             None => (item, None),
         };
-        self.name.eq_ignore_ascii_case(name) && self.version == version
+        self.name().eq_ignore_ascii_case(name) && self.version() == version
     }
 }
 
@@ -251,8 +259,7 @@ const fn is_tchars(text: &str) -> bool {
 
 impl fmt::Display for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name)?;
-        self.version.map_or(Ok(()), |version| write!(f, "/{version}"))
+        f.write_str(self.text)
     }
 }
 
@@ -353,6 +360,12 @@ impl<'a> Request<'a> {
     /// Who asks; `None` for a connection in memory, or through a Unix socket.
     pub fn peer(&self) -> Option<SocketAddr> {
         self.peer
+    }
+
+    /// The W3C trace context that the client sent in `traceparent`, if it is valid.
+    pub fn trace_parent(&self) -> Option<TraceParent> {
+        let value = self.head.fields.only("traceparent").ok()??;
+        TraceParent::parse(str::from_utf8(value).ok()?)
     }
 
     /// Whether it came by TLS: the scheme is `https` then, or `wss`. A proxy that did TLS for us is not asked.

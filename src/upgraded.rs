@@ -163,7 +163,7 @@ impl Reader {
                 self.lost = false;
                 let count = result?;
                 link.spend(count);
-                link.received.set(link.received.get() + count as u64);
+                link.has_received(count);
                 Ok(count > 0)
             }
             Err(Interrupt::Goodbye) => {
@@ -205,7 +205,7 @@ pub(crate) async fn write_all(link: &Link, mut bytes: &[u8]) -> Result<(), Error
         match taken {
             Ok(count) => {
                 bytes = &bytes[count..];
-                link.sent.set(link.sent.get() + count as u64);
+                link.has_sent(count);
                 link.spend(count);
                 if link.is_spent() {
                     link.pass().await;

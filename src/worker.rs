@@ -3,10 +3,14 @@
 use std::{
     any::Any,
     cell::{Cell, OnceCell, RefCell},
+    collections::VecDeque,
     net::SocketAddr,
     pin::Pin,
     rc::Rc,
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicU8, atomic::Ordering},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
+    },
     task::{Context, Poll},
     time::{Duration, Instant, SystemTime},
 };
@@ -21,9 +25,11 @@ use crate::{
     limits::{Admission, Permit},
     listener::Listening,
     metrics::Counters,
+    observe::{Details, Recent, Recents},
     parking::Parking,
     protocols::websocket::{Batch, Inbound, Unsent},
     sessions::{Millis, Sessions, Tracked},
+    trace::Tracing,
     ws::Contexts,
 };
 
@@ -51,8 +57,18 @@ pub struct Worker {
     now: Cell<Millis>,
     date: RefCell<(u64, Rc<str>)>,
     stage: Cell<Stage>,
+    /// Another process accepts on the same sockets, so nobody is refused, and readiness is for that one to tell.
+    handed_over: Cell<bool>,
     /// The second that it is, and the lines that peers have caused in it.
     logged: Cell<(Millis, u64)>,
+    /// Sessions that ended well since one had its line.
+    unlogged: Cell<u32>,
+    /// Which of the server's workers it is.
+    core: u32,
+    /// What sessions have in common, the newest first.
+    pub(crate) details: RefCell<VecDeque<Rc<Details>>>,
+    pub(crate) recents: Recents,
+    pub(crate) tracing: Tracing,
     turnstile: OnceCell<Option<(UnixStream, UnixStream)>>,
     parking: OnceCell<Option<Parking>>,
 }
@@ -80,18 +96,24 @@ impl Worker {
     /// for those who bring connections of their own; [`Server`](crate::Server) makes one for each thread.
     pub fn new(config: Config, registry: Registry) -> Rc<Self> {
         let admission = Arc::new(Admission::new(&config));
-        Self::of_server(config, registry, admission)
+        Self::of_server(0, config, registry, admission)
     }
 
     /// One of the workers that share `admission`.
-    pub(crate) fn of_server(config: Config, registry: Registry, admission: Arc<Admission>) -> Rc<Self> {
+    pub(crate) fn of_server(
+        core: u32,
+        config: Config,
+        registry: Registry,
+        admission: Arc<Admission>,
+    ) -> Rc<Self> {
+        let counters = Counters::for_protocols(&registry.tokens());
         Rc::new(Self {
             admission,
             open: Cell::new(0),
             config,
             registry,
             sessions: Sessions::default(),
-            counters: Counters::default(),
+            counters,
             pool: Pool::new(LARGE, 16),
             hot: Pool::new(HOT, 2),
             batches: Spares::new(),
@@ -103,7 +125,13 @@ impl Worker {
             now: Cell::new(0),
             date: RefCell::new((0, Rc::from(""))),
             stage: Cell::new(Stage::Serving),
+            handed_over: Cell::new(false),
             logged: Cell::new((0, 0)),
+            unlogged: Cell::new(0),
+            core,
+            details: RefCell::default(),
+            recents: Recents::default(),
+            tracing: Tracing::default(),
             turnstile: OnceCell::new(),
             parking: OnceCell::new(),
         })
@@ -117,6 +145,22 @@ impl Worker {
         peer: Option<SocketAddr>,
     ) -> impl Future<Output = ()> + use<> {
         self.serve_from(stream, peer, None)
+    }
+
+    /// Takes a connection into the core's list.
+    pub(crate) fn track(
+        self: &Rc<Self>,
+        stream: Stream,
+        peer: Option<SocketAddr>,
+        listener: Option<u16>,
+    ) -> Tracked {
+        let stream = if self.tracing.is_on() { stream.tapped() } else { stream };
+        self.sessions.track(stream, peer, listener, self)
+    }
+
+    /// Which of the server's workers it is.
+    pub(crate) fn core(&self) -> u32 {
+        self.core
     }
 
     /// As [`serve`](Self::serve), of a connection that came through a listener.
@@ -140,10 +184,10 @@ impl Worker {
         let worker = Rc::clone(self);
         let tracked = match &permit {
             Err(reason) if self.turned_away.get() >= TURNED_AWAY_MAX => {
-                self.counters.rejected(*reason);
+                self.counters.refused(*reason, None);
                 None
             }
-            _ => Some(self.sessions.track(stream, peer, listener, self)),
+            _ => Some(self.track(stream, peer, listener)),
         };
         let refused = match (permit, &tracked) {
             (Ok(permit), Some(tracked)) => {
@@ -177,6 +221,7 @@ impl Worker {
         self.now.set(now);
         self.admission.tick();
         self.sessions.tick(now);
+        self.tracing.tick();
     }
 
     /// [Ticks](Self::tick) for as long as the worker is somebody's. For a worker of one's own, as a task beside its
@@ -195,7 +240,7 @@ impl Worker {
     /// How coarse the deadlines are.
     pub const TICK: Duration = Duration::from_millis(50);
 
-    /// Readiness fails from now on.
+    /// Readiness fails from now on, unless another process has taken over.
     pub fn begin_drain(&self) {
         if self.stage.get() == Stage::Serving {
             self.stage.set(Stage::Unready { since: self.now() });
@@ -207,8 +252,24 @@ impl Worker {
     pub fn say_goodbye(&self) {
         let now = self.now();
         self.stage.set(Stage::Closing { since: now });
-        let window = self.config.drain_time.as_millis() as Millis * 7 / 10;
-        self.sessions.say_goodbye(now, window.min(self.sessions.upgraded() as Millis * GOODBYE_EACH));
+        let longest = self.goodbyes_longest();
+        let window = longest.min(self.sessions.upgraded() as Millis * GOODBYE_EACH);
+        // Between requests a close may cross the next one on its way. Where somebody else takes new connections there is
+        // time to answer that one, and to say in its answer that it was the last.
+        let idle = if self.handed_over.get() { longest } else { 0 };
+        self.sessions.say_goodbye(now, window, idle);
+    }
+
+    /// When a connection is told that comes after the goodbyes, if one may.
+    pub(crate) fn last_goodbye(&self) -> Option<Millis> {
+        match self.stage.get() {
+            Stage::Closing { since } => Some(since + self.goodbyes_longest()),
+            _ => None,
+        }
+    }
+
+    fn goodbyes_longest(&self) -> Millis {
+        self.config.drain_time.as_millis() as Millis * 7 / 10
     }
 
     /// Ends every connection now.
@@ -238,13 +299,24 @@ impl Worker {
         self.now.get()
     }
 
+    /// Whether this server's clients shall go elsewhere: what `/readyz` tells.
     pub(crate) fn is_draining(&self) -> bool {
+        self.is_ending() && !self.handed_over.get()
+    }
+
+    /// Whether an answer is the last of its connection.
+    pub(crate) fn is_ending(&self) -> bool {
         self.stage.get() != Stage::Serving
     }
 
-    /// Whether goodbyes are being said, so that no session may begin.
+    /// Whether goodbyes are being said, so that no session may begin. Who was accepted before another process took over
+    /// cannot choose that one, and is served.
     pub(crate) fn is_closing(&self) -> bool {
-        matches!(self.stage.get(), Stage::Closing { .. } | Stage::Cut { .. })
+        match self.stage.get() {
+            Stage::Serving | Stage::Unready { .. } => false,
+            Stage::Closing { .. } => !self.handed_over.get(),
+            Stage::Cut { .. } => true,
+        }
     }
 
     /// Whether a line that a peer has caused may be logged: peers could cause more of them than any log takes.
@@ -253,10 +325,19 @@ impl Worker {
         let (last, count) = self.logged.get();
         let count = if second == last { count + 1 } else { 1 };
         self.logged.set((second, count));
-        if count == LINES_MAX + 1 {
-            tracing::warn!("more is refused than is logged; the counters have it all");
+        let lines_max = self.config.telemetry.log_lines_max;
+        if count == lines_max + 1 {
+            tracing::warn!("more happens than is logged; the counters have it all");
         }
-        count <= LINES_MAX
+        count <= lines_max
+    }
+
+    /// Whether a session that ended well is one of those that have a line.
+    pub(crate) fn is_sampled(&self) -> bool {
+        let count = self.unlogged.get() + 1;
+        let is_sampled = count >= self.config.telemetry.log_sample;
+        self.unlogged.set(if is_sampled { 0 } else { count });
+        is_sampled
     }
 
     /// The `Date` of an answer, made once a second.
@@ -271,11 +352,16 @@ impl Worker {
 
     /// Serves until the control says otherwise and the drain is over.
     pub(crate) async fn run(self: Rc<Self>, listening: Vec<Listening>, control: Arc<Control>) {
+        let mut ticked = Instant::now();
         loop {
             monoio::time::sleep(Self::TICK).await;
+            self.counters.ticked(ticked.elapsed().saturating_sub(Self::TICK));
+            ticked = Instant::now();
             self.tick();
+            control.tick();
             let is_over = self.follow(&control, &listening);
-            control.publish(self.stats());
+            control.do_orders(&self);
+            control.publish(self.stats(), self.recents.take_changes());
             if is_over {
                 break;
             }
@@ -292,15 +378,17 @@ impl Worker {
             listening.iter().for_each(|listening| listening.stop(self));
             self.cut_all();
         }
+        if command == Command::HandOver && self.stage.get() < (Stage::Closing { since: 0 }) {
+            self.handed_over.set(true);
+            listening.iter().for_each(|listening| listening.stop(self));
+            self.say_goodbye();
+        }
         let now = self.now();
         let limit = |limit: Duration| limit.as_millis() as Millis;
         match self.stage.get() {
             Stage::Serving if command == Command::Drain => self.begin_drain(),
             Stage::Serving => {}
             Stage::Unready { since } => {
-                // Others take who comes now. Those who are here already are served for as long as the delay lasts.
-                let handed_over = listening.iter().filter(|listening| listening.is_handed_over());
-                handed_over.for_each(|listening| listening.stop(self));
                 if now - since >= limit(self.config.drain_delay) {
                     listening.iter().for_each(|listening| listening.stop(self));
                     self.say_goodbye();
@@ -327,8 +415,6 @@ async fn turn_away(worker: Rc<Worker>, tracked: Tracked, reason: Reason) {
 
 /// Connections of a core that are told at one time; beyond it the others are closed without a word.
 const TURNED_AWAY_MAX: usize = 64;
-/// Lines a second that peers may cause on a core.
-const LINES_MAX: u64 = 50;
 /// Milliseconds between two goodbyes, as long as the drain time allows.
 const GOODBYE_EACH: Millis = 5;
 /// How long the tasks of cut connections may take to notice, in milliseconds.
@@ -347,17 +433,64 @@ impl std::fmt::Debug for Worker {
 #[derive(Debug, Default)]
 pub(crate) struct Control {
     command: AtomicU8,
-    published: Mutex<Stats>,
+    ticks: AtomicU64,
+    is_over: AtomicBool,
+    published: Mutex<Published>,
+    orders: Mutex<Orders>,
 }
+
+/// What a worker tells.
+#[derive(Debug, Default)]
+struct Published {
+    stats: Stats,
+    /// What those have counted who were lost to a panic.
+    past: Stats,
+    recent: Vec<Recent>,
+}
+
+/// What a worker is to do at its next tick.
+#[derive(Default)]
+struct Orders {
+    waiting: Vec<Order>,
+    /// Nobody does them any more.
+    is_over: bool,
+}
+
+pub(crate) type Order = Box<dyn FnOnce(&Rc<Worker>) + Send>;
+
+impl std::fmt::Debug for Orders {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} orders", self.waiting.len())
+    }
+}
+
+/// Orders that may wait for one tick of a worker; more are dropped, which their senders notice.
+const ORDERS_MAX: usize = 256;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Command {
     Serve,
     Drain,
+    HandOver,
     Stop,
 }
 
 impl Control {
+    fn tick(&self) {
+        self.ticks.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn ticks(&self) -> Option<u64> {
+        (!self.is_over.load(Ordering::Relaxed)).then(|| self.ticks.load(Ordering::Relaxed))
+    }
+
+    /// The worker's thread has ended: nothing is done any more.
+    pub(crate) fn end(&self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        *self.orders.lock().unwrap_or_else(PoisonError::into_inner) =
+            Orders { waiting: Vec::new(), is_over: true };
+    }
+
     pub(crate) fn give(&self, command: Command) {
         self.command.fetch_max(command as u8, Ordering::Relaxed);
     }
@@ -366,16 +499,56 @@ impl Control {
         match self.command.load(Ordering::Relaxed) {
             0 => Command::Serve,
             1 => Command::Drain,
+            2 => Command::HandOver,
             _ => Command::Stop,
         }
     }
 
-    fn publish(&self, stats: Stats) {
-        *self.published.lock().unwrap_or_else(PoisonError::into_inner) = stats;
+    fn publish(&self, stats: Stats, recent: Option<Vec<Recent>>) {
+        let mut published = self.published();
+        published.stats = stats;
+        if let Some(recent) = recent {
+            published.recent = recent;
+        }
+    }
+
+    fn published(&self) -> MutexGuard<'_, Published> {
+        self.published.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn stats(&self) -> Stats {
-        self.published.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let published = self.published();
+        let mut stats = published.stats.clone();
+        stats.merge(&published.past);
+        stats
+    }
+
+    /// The worker's recent handshakes, the oldest first.
+    pub(crate) fn recent(&self) -> Vec<Recent> {
+        self.published().recent.clone()
+    }
+
+    /// The worker was lost, and another one takes its place: what it has counted stays.
+    pub(crate) fn begins_anew(&self, stats: Stats) {
+        let mut published = self.published();
+        published.past.merge(&stats.past());
+        published.past.restarts += 1;
+        published.stats = Stats::default();
+    }
+
+    /// Has the worker do something at its next tick. If it never will, the order is dropped.
+    pub(crate) fn order(&self, order: Order) {
+        let mut orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
+        if !orders.is_over && orders.waiting.len() < ORDERS_MAX {
+            orders.waiting.push(order);
+        }
+    }
+
+    fn do_orders(&self, worker: &Rc<Worker>) {
+        let waiting = std::mem::take(&mut self.orders.lock().unwrap_or_else(PoisonError::into_inner).waiting);
+        for order in waiting {
+            order(worker);
+        }
     }
 }
 

@@ -9,17 +9,14 @@ use std::{
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use switchpoint::{
-    Address, Config, Driver, HandedOver, Limits, Listener, Registry, Server, StartError, Stats, Upgraded,
+    Address, Config, Driver, Limits, Listener, Registry, Server, StartError, Stats, Upgraded, monoio,
     protocols::{
         self, H2c, WebSocket,
         websocket::{Settings, Socket},
@@ -304,14 +301,11 @@ fn sockets_that_were_handed_over_lose_nobody() {
                 asked
             });
             thread::sleep(Duration::from_millis(100));
-            let inherit = |over: HandedOver| {
-                Address::Inherited(over.sockets.into_iter().map(Arc::new).collect()).into()
-            };
-            let listen = old.hand_over().unwrap().into_iter().map(inherit).collect();
+            let sockets = old.sockets().unwrap();
             // As many workers, fewer and more have to find a place at the sockets; so it goes on with three.
-            let new = Server::start(Config { listen, threads: 3, ..config }, |_| registry()).unwrap();
+            let new = Server::take_over(Config { threads: 3, ..config }, sockets, |_| registry()).unwrap();
             assert_eq!(new.addresses(), [address]);
-            old.drain();
+            old.retire();
             session.ends();
             drop(session);
             let stats = old.join();
@@ -329,7 +323,7 @@ fn sockets_that_were_handed_over_lose_nobody() {
         assert!(asked > 20, "{asked}");
         // Nobody has it any more.
         assert_eq!(TcpStream::connect(address).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
-        drop(fs::remove_file(&path));
+        assert!(!path.exists(), "it went with the last server");
     }
 }
 
@@ -425,6 +419,28 @@ fn a_panic_leaves_every_other_connection_alone() {
 
 /// How long a WebSocket has to be silent for it to wait in the readiness set, with time to spare.
 const QUIET: Duration = Duration::from_millis(400);
+
+#[test]
+fn a_worker_that_is_lost_leaves_its_counts() {
+    let lethal = |_| {
+        registry().on("lethal", async |_: Upgraded| {
+            monoio::spawn(async { panic!("as asked for, outside of any guard") });
+            std::future::pending().await
+        })
+    };
+    let server = Server::start(Config { threads: 1, ..config(Driver::Auto) }, lethal).unwrap();
+    let address = server.addresses()[0];
+    let mut echo = Client::switched(address, "echo");
+    echo.echoes("before");
+    until(&server, "the session is published", |stats| stats.upgrades.contains_key("echo"));
+    let _lethal = Client::switched(address, "lethal");
+    until(&server, "the worker begins anew", |stats| stats.restarts == 1 && stats.connections == 0);
+    Client::switched(address, "echo").echoes("after");
+    until(&server, "both count", |stats| stats.upgrades["echo"] == 2);
+    let stats = server.stats();
+    assert_eq!((stats.protocols["echo"].switched, stats.upgrades["lethal"]), (2, 1));
+    assert!(stats.protocols["echo"].sessions <= 1, "the lost one is not open any more");
+}
 
 #[test]
 fn who_was_quiet_is_heard_at_once_and_so_is_who_talks() {

@@ -35,6 +35,7 @@ macro_rules! cases {
 
 cases! {
     t1_a_stall_counts_from_the_intended_time
+    t1b_so_does_what_had_no_room
     t1c_a_closed_loop_says_what_it_does_not_see
     t2_what_is_never_answered_is_in_the_histogram
     t3_a_dead_server_has_no_latency

@@ -27,7 +27,7 @@ fn an_engine_that_is_broken_is_found_out() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     for (how, case, said) in [
         // Coordinated omission: what other tools report of a stall.
-        ("from-send", "t1", "p99: "),
+        ("from-send", "t1b", "p99: "),
         // The end of the run is not looked at.
         ("drop-unanswered", "t2", "p90: "),
         // Whatever comes back is taken for an echo.

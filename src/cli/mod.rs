@@ -1,13 +1,25 @@
 //! What the program can be told: a file for each command, and the list.
 
+mod admin;
 mod check_config;
+mod client;
 mod config;
 mod connect;
+mod ctl;
+mod debug_head;
+mod doctor;
+mod generate;
+mod life;
+mod log;
 mod print_config;
 mod replay;
 mod serve;
+mod service_manager;
+mod successor;
 #[cfg(feature = "tls")]
 mod tls;
+mod trace;
+mod upgrade_binary;
 
 use std::process::ExitCode;
 
@@ -31,6 +43,22 @@ struct Cli {
 enum Command {
     /// Serves until SIGTERM or Ctrl-C, then drains. This is what happens without a command.
     Serve(serve::Arguments),
+    /// Looks after a running server, by its admin socket.
+    Ctl(ctl::Arguments),
+    /// Records the exact bytes around a switch on a running server, by its admin socket.
+    Trace(trace::Arguments),
+    /// Examines the upgrades of any server: some 180 probes, each with the rule that it is about.
+    ///
+    /// The exit code is 0 if no MUST failed, 1 if one did, 2 for arguments that cannot be followed, 3 if there was no
+    /// connection, and 4 if what is at the URL does not switch.
+    Doctor(doctor::Arguments),
+    /// Draws one handshake: name, connection, TLS, and each field with what it means.
+    Explain(doctor::explain::Arguments),
+    /// Has a running server start its program's file anew, and hand its sockets over: nobody is refused meanwhile.
+    UpgradeBinary(upgrade_binary::Arguments),
+    /// Writes the manual pages and the shells' completions, for packages.
+    #[command(hide = true)]
+    Generate(generate::Arguments),
     /// Looks for errors in a file of settings, and in the environment and the flags over it. Exit code 0 without, 2 with.
     CheckConfig(check_config::Arguments),
     /// Prints every setting that holds, and where it comes from: default, file and line, variable or flag.
@@ -43,14 +71,23 @@ enum Command {
 
 /// Reads the arguments and does what they say.
 pub(crate) fn run() -> ExitCode {
+    if let Some(code) = successor::step() {
+        return code;
+    }
     let cli = Cli::parse();
     match cli.command {
         Some(Command::Serve(arguments)) => serve::run(&arguments),
+        Some(Command::Doctor(arguments)) => doctor::run(&arguments),
+        Some(Command::Explain(arguments)) => doctor::explain::run(&arguments),
         Some(Command::CheckConfig(arguments)) => check_config::run(arguments),
         Some(Command::PrintConfig(arguments)) => print_config::run(&arguments),
         Some(Command::Connect(arguments)) => connect::run(arguments),
         Some(Command::Replay(arguments)) => replay::run(arguments),
+        Some(Command::UpgradeBinary(arguments)) => upgrade_binary::run(&arguments),
+        Some(Command::Generate(arguments)) => generate::run(&arguments),
         None => serve::run(&cli.serve),
+        Some(Command::Ctl(arguments)) => ctl::run(&arguments),
+        Some(Command::Trace(arguments)) => trace::run(&arguments),
     }
 }
 

@@ -2,25 +2,29 @@
 
 use std::{
     env,
-    io::{self, IsTerminal, Write},
+    io::{self, Write},
     path::PathBuf,
     process::ExitCode,
-    sync::mpsc::{self, RecvTimeoutError},
-    thread,
-    time::{Duration, Instant},
+    sync::Arc,
 };
 
 use clap::Args;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use signal_hook::{
-    consts::{SIGHUP, SIGINT, SIGTERM},
-    iterator::Signals,
-};
+use switchpoint::Server;
 #[cfg(feature = "tls")]
 use switchpoint::{Config, Listener};
-use switchpoint::{Server, Stats};
+use switchpoint::{
+    Handle,
+    admin::{Handshakes, Hooks},
+};
 
-use super::config::{Layers, Settled};
+use super::{
+    admin::{self, Operator},
+    config::{Layers, Settled},
+    debug_head,
+    life::{Life, complain},
+    log::{self, Log},
+};
 
 /// How to serve. Flags come before the environment, the environment before the file, and the file before the defaults.
 #[derive(Args, Clone, Debug, Default)]
@@ -81,18 +85,37 @@ pub(super) struct Arguments {
     /// [default: 64KiB].
     #[arg(long, value_name = "SIZE")]
     body_max: Option<String>,
+    /// Sends back at this path, which nothing else may have, the head of each request, as it arrived, for
+    /// `switchpoint explain --through`. What could be a secret is left out. Off by default.
+    #[arg(long, value_name = "PATH", value_parser = path)]
+    debug_head: Option<String>,
+    /// A file for the number of the process, for `switchpoint upgrade-binary --pid-file`.
+    #[arg(long, value_name = "FILE")]
+    pid_file: Option<PathBuf>,
     #[cfg(feature = "tls")]
     #[command(flatten)]
     tls: super::tls::TlsArguments,
-    /// How much to log: `error`, `warn`, `info` (refusals), `debug` (every session), or a filter such as
-    /// `switchpoint=debug` [default: info].
+    #[command(flatten)]
+    admin: admin::Arguments,
+    /// How much to log: `error`, `warn`, `info` (sessions that end, and refusals), `debug` (more of every session), or a
+    /// filter such as `switchpoint=debug` [default: info]. `switchpoint ctl log` changes it at run time.
     #[arg(long, value_name = "LEVEL")]
     log: Option<String>,
+    #[command(flatten)]
+    logging: log::Arguments,
 }
 
 fn setting(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("a setting is KEY=VALUE, such as limits.head_time=5s")?;
     Ok((key.trim().to_owned(), value.trim().to_owned()))
+}
+
+fn path(text: &str) -> Result<String, String> {
+    if text.starts_with('/') && !text.contains(['?', '#', ' ']) {
+        Ok(text.to_owned())
+    } else {
+        Err("a path begins with `/`".into())
+    }
 }
 
 impl Arguments {
@@ -136,7 +159,7 @@ impl Arguments {
         }
         let settled = layers.settle().map_err(|problems| problems.to_string())?;
         for warning in &settled.warnings {
-            eprintln!("switchpoint: warning: {warning}");
+            complain(&format!("warning: {warning}"));
         }
         Ok(settled)
     }
@@ -148,88 +171,99 @@ fn variables() -> impl Iterator<Item = (String, String)> {
 }
 
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
+    let mut life = match Life::begin() {
+        Ok(life) => life.pid_file(arguments.pid_file.clone()),
+        Err(error) => {
+            complain(&format!("the process cannot be readied: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
     let settings = match arguments.settle() {
         Ok(settled) => settled.settings,
-        Err(problems) => return refuse(&problems),
+        Err(problems) => {
+            life.tell_predecessor(&problems);
+            return refuse(&problems);
+        }
     };
     let config = match settings.config() {
         Ok(config) => config,
-        Err(error) => return fail(&error),
+        Err(error) => return life.fail(&error),
     };
-    let drain_time = config.drain_time;
-    tracing_subscriber::fmt()
-        .with_env_filter(&settings.log)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .with_target(false)
-        .init();
+    #[cfg(feature = "tls")]
+    let config = match arguments.tls.acceptor() {
+        Ok(Some(acceptor)) => {
+            let secure = |listener| Listener { tls: Some(acceptor.clone()), ..listener };
+            Config { listen: config.listen.into_iter().map(secure).collect(), ..config }
+        }
+        Ok(None) => config,
+        Err(error) => return life.fail(&error),
+    };
+    let mut config = config;
+    config.telemetry = arguments.logging.telemetry();
+    config.telemetry.recent_handshakes = arguments.admin.recent_handshakes();
+    let log = match arguments.logging.install(&settings.log) {
+        Ok(log) => log,
+        Err(error) => return life.fail(&format!("cannot begin to log: {error}")),
+    };
     raise_descriptor_limit();
 
-    // Before the workers are there, so that no signal is missed.
-    let signals = match signals() {
-        Ok(signals) => signals,
-        Err(error) => return fail(&format!("cannot wait for signals: {error}")),
-    };
-    let server = match Server::start(config, move |_core| settings.registry()) {
-        Ok(server) => server,
-        Err(error) => return fail(&error.to_string()),
-    };
-    say(&start_line(&server));
-    if let Some(line) = certificate {
-        say(&line);
-    }
-
-    let first = loop {
-        // The thread ends with the process; the channel cannot close before.
-        match signals.recv().unwrap_or(SIGTERM) {
-            SIGHUP => reload(&server),
-            signal => break signal,
+    let handshakes = Handshakes::new();
+    let shown = (config.telemetry.recent_handshakes > 0).then(|| handshakes.clone());
+    // It lives as long as the process.
+    let debug_head: Option<&'static str> = arguments.debug_head.clone().map(|path| &*path.leak());
+    let registry = move |_core| {
+        let registry = settings.registry(shown.as_ref());
+        match debug_head {
+            Some(path) => registry.get(path, debug_head::answer),
+            None => registry,
         }
     };
-    let before = server.stats();
-    let begun = Instant::now();
-    server.drain();
-    say(&format!(
-        "switchpoint: {} received, draining {} sessions within {}; a second signal ends it now",
-        if first == SIGINT { "SIGINT" } else { "SIGTERM" },
-        before.sessions,
-        humantime::format_duration(drain_time)
-    ));
-    while !server.is_over() {
-        match signals.recv_timeout(Duration::from_millis(10)) {
-            Ok(SIGHUP) => {}
-            Ok(_) => server.stop(),
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => thread::sleep(Duration::from_millis(10)),
+    match life.start(config, registry) {
+        Ok(server) => {
+            let lines = [start_line(&server)].into_iter();
+            #[cfg(feature = "tls")]
+            let lines = lines.chain(super::tls::self_signed_lines(&server));
+            let lines: Vec<String> = lines.collect();
+            handshakes.of(&server.handle());
+            let mut hooks = hooks(&log, server.handle());
+            hooks.drains = Some(Arc::new(life.ender()));
+            life.live(server, &lines.join("\n"), Operator::new(arguments.admin.clone(), hooks), &log)
         }
+        Err(error) => life.fail(&error.to_string()),
     }
-    say(&last_line(&before, &server.join(), begun.elapsed()));
-    ExitCode::SUCCESS
 }
 
-/// Reads anew what can be read anew.
-fn reload(server: &Server) {
+/// What an operator can do besides what every server can.
+fn hooks(log: &Log, handle: Handle) -> Hooks {
+    let mut hooks = Hooks::default();
+    let (changed, counted) = (log.clone(), log.clone());
+    hooks.reload = Some(Arc::new(move || reload(&handle)));
+    hooks.set_log = Some(Arc::new(move |level| changed.set(level)));
+    hooks.log_lines_dropped = Some(Arc::new(move || counted.lost()));
+    hooks
+}
+
+/// Reads anew what can be read anew, and says what that was.
+pub(super) fn reload(handle: &Handle) -> Result<String, String> {
     #[cfg(feature = "tls")]
-    drop(server.handle().reload_certificates()); // the log says what could not be read
-    #[cfg(not(feature = "tls"))]
-    let _ = server;
-}
-
-/// Says something on standard output, if anybody still listens there.
-fn say(line: &str) {
-    drop(writeln!(io::stdout(), "{line}"));
-}
-
-fn fail(message: &str) -> ExitCode {
-    eprintln!("switchpoint: {message}");
-    ExitCode::FAILURE
+    {
+        handle.reload_certificates().map_err(|error| error.to_string())?;
+        let certificates = handle.certificates();
+        if !certificates.is_empty() {
+            let names: Vec<String> = certificates.iter().map(|each| each.names.join(" ")).collect();
+            return Ok(format!("certificates: {}", names.join("; ")));
+        }
+    }
+    let _ = handle;
+    Err("there is nothing to reload".into())
 }
 
 /// Says what is wrong with the settings. Its exit code is that of wrong arguments: to start again will not help.
 pub(super) fn refuse(problems: &str) -> ExitCode {
     let count = problems.lines().filter(|line| line.starts_with("error: ")).count();
     let errors = if count == 1 { "an error".into() } else { format!("{count} errors") };
-    eprintln!("{problems}switchpoint: {errors} in the configuration");
+    // Not `eprintln!`, which panics where standard error cannot be written to.
+    drop(writeln!(io::stderr(), "{problems}switchpoint: {errors} in the configuration"));
     ExitCode::from(2)
 }
 
@@ -242,19 +276,6 @@ fn raise_descriptor_limit() {
     }
 }
 
-fn signals() -> io::Result<mpsc::Receiver<i32>> {
-    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
-    let (sender, receiver) = mpsc::channel();
-    thread::Builder::new().name("signals".into()).spawn(move || {
-        for signal in signals.forever() {
-            if sender.send(signal).is_err() {
-                return;
-            }
-        }
-    })?;
-    Ok(receiver)
-}
-
 fn start_line(server: &Server) -> String {
     let list = |items: Vec<String>| items.join(", ");
     format!(
@@ -265,18 +286,5 @@ fn start_line(server: &Server) -> String {
         if server.workers() == 1 { "worker" } else { "workers" },
         server.driver(),
         list(server.tokens().iter().map(ToString::to_string).collect()),
-    )
-}
-
-fn last_line(before: &Stats, after: &Stats, time: Duration) -> String {
-    let lost = match after.lost - before.lost {
-        0 => String::new(),
-        lost => format!(", {lost} lost"),
-    };
-    format!(
-        "switchpoint: drained in {:.1} s: {} closed cleanly, {} cut{lost}",
-        time.as_secs_f64(),
-        after.closed_clean - before.closed_clean,
-        after.cut - before.cut
     )
 }

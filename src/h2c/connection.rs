@@ -26,8 +26,9 @@ use super::{
 };
 use crate::{
     Error, Reason, Rejection, Response, Upgraded,
-    connection::{ALLOW, note_rejection, report_panic},
+    connection::{ALLOW, report_panic},
     metrics::add,
+    observe,
     resource::{Answerer, Choice},
     sessions::{Link, Millis, NEVER, Side},
     upgrade::Kept,
@@ -336,7 +337,7 @@ impl Driver {
         let link = &self.link;
         let kept = Kept::default();
         let refuse = |rejection: Rejection, is_to_head: bool| {
-            note_rejection(link, &rejection, None);
+            observe::refused(link, &rejection, None, None);
             Plan::Answer(rejection.to_response(false), is_to_head)
         };
         let request = match asked.request(link, body.unwrap_or_default(), &kept) {
@@ -365,7 +366,7 @@ impl Driver {
             }
             Ok(Choice::Ask(answerer)) => Plan::Wait(Todo::Answer(answerer)),
             Err(rejection) => {
-                note_rejection(link, &rejection, Some(&request));
+                observe::refused(link, &rejection, Some(&request), None);
                 answer(rejection.answer_to(&request))
             }
         }

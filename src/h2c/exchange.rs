@@ -1,6 +1,12 @@
 //! One request over HTTP/2, and its answer: a resource's, or a session on the stream.
 
-use std::{cell::RefCell, future::poll_fn, rc::Rc, task::Poll};
+use std::{
+    cell::RefCell,
+    future::poll_fn,
+    rc::Rc,
+    task::Poll,
+    time::{Duration, Instant},
+};
 
 use ::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use bytes::{Bytes, BytesMut};
@@ -15,12 +21,13 @@ use super::{
 use crate::{
     Decision, Reason, Rejection, Request, Response,
     buffer::ReadBuf,
-    connection::{ALLOW, catch, note_rejection, report_panic, session},
+    connection::{ALLOW, catch, report_panic, session},
     http::{BodyFault, Head, HeadFault},
     limits::Permit,
+    observe,
     registry::Accepted,
     resource::{Answerer, Choice, METHODS},
-    response::is_valid_field,
+    response::{is_valid_field, session_on_stream},
     sessions::Link,
     upgrade::Kept,
     worker::Worker,
@@ -159,7 +166,7 @@ impl Exchange {
             Ok(None) => return, // the client has taken it back
             Ok(Some(Ok(response))) => response,
             Ok(Some(Err(rejection))) => {
-                note_rejection(&link, &rejection, None);
+                observe::refused(&link, &rejection, None, None);
                 rejection.to_response(false)
             }
             Err(panic) => {
@@ -217,6 +224,7 @@ impl Exchange {
     /// Opens a session on the stream: authorize → negotiate → 200, or the refusal (RFC 8441 5).
     async fn connect(mut self) {
         let link = Rc::clone(&self.link);
+        let began = Instant::now();
         let kept = Kept::default();
         let asked = Asked { here: &self.here, before: self.before.as_deref() };
         let decided = match asked.request(&link, &[], &kept) {
@@ -228,7 +236,7 @@ impl Exchange {
                     Some(Ok(None)) => return,
                     Some(Ok(Some(Ok(settled)))) => Ok(settled),
                     Some(Ok(Some(Err(rejection)))) => {
-                        note_rejection(&link, &rejection, Some(&request));
+                        observe::refused(&link, &rejection, Some(&request), Some(protocol));
                         Err(rejection.answer_to(&request))
                     }
                     Some(Err(panic)) => {
@@ -237,7 +245,7 @@ impl Exchange {
                     }
                     None => {
                         let rejection = Rejection::from(Reason::AuthorizationTimeout);
-                        note_rejection(&link, &rejection, Some(&request));
+                        observe::refused(&link, &rejection, Some(&request), Some(protocol));
                         Err(rejection.answer_to(&request))
                     }
                 }
@@ -249,22 +257,48 @@ impl Exchange {
             Err(refusal) => return send(&link, &mut self.respond, refusal, false, self.date, self.live),
         };
         let mut answer = Response::new(200);
-        answer.fields = accepted.fields;
+        answer.fields.clone_from(&accepted.fields);
         let Ok(answered) = self.respond.send_response(head(&answer, false, self.date), false) else { return };
-        let (stream, inlet) = Http2Stream::new(self.here.into_body(), answered, self.watch);
+        let (asked, body) = self.here.into_parts();
+        let (stream, inlet) = Http2Stream::new(body, answered, self.watch);
         self.inlets.borrow_mut().push(inlet);
         drop((self.inlets, self.respond));
-        let tracked = link.worker.sessions.track(stream.into(), link.peer, link.listener, &link.worker);
+        let tracked = link.worker.track(stream.into(), link.peer, link.listener);
         permit.settle(&tracked.0);
         if let Some(kept) = kept.take() {
             drop(tracked.0.kept.set(kept));
         }
+        note_switch(&tracked.0, &asked, &accepted, began.elapsed());
+        drop(asked);
         if link.is_goodbye() {
             tracked.0.told();
         }
         // How it ended was counted and logged; the connection goes on.
         drop(session(tracked, ReadBuf::new(), accepted.token, accepted.run).await);
     }
+}
+
+/// Tells of a session that begins, as its own link.
+fn note_switch(link: &Rc<Link>, asked: &::http::request::Parts, accepted: &Accepted, time: Duration) {
+    let limits = &link.worker.config.head;
+    // It was valid before.
+    let Ok(head) = request::head(&asked.method, &asked.uri, &asked.headers, false, limits) else { return };
+    let request = Request {
+        head,
+        body: b"",
+        peer: link.peer,
+        listener: link.listener(),
+        draining: link.worker.is_draining(),
+        stream: &link.stream,
+        raw: &[],
+        kept: &Kept::default(),
+    };
+    let protocol = asked.extensions.get::<Protocol>().map(Protocol::as_str);
+    if let Some(tap) = link.stream.tap() {
+        tap.request(link, &request, protocol.unwrap_or_default());
+        tap.response(session_on_stream(&accepted.fields).as_bytes());
+    }
+    observe::switched(link, &request, accepted, protocol, time);
 }
 
 /// Asks the handlers of the path that speak `protocol`.

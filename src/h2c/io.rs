@@ -189,7 +189,7 @@ impl Io {
         match self.link.stream.try_read(&mut self.input) {
             Ok(count) => {
                 let link = &self.link;
-                link.received.set(link.received.get() + count as u64);
+                link.has_received(count);
                 let frames = match &self.gate {
                     Some(_) => 0,
                     None => self.watch.look(&self.input[before..], link.worker.now()),
@@ -219,6 +219,7 @@ impl Io {
         self.link.within(Side::Write, self.link.worker.config.write_time);
         self.watch.is_full.set(true);
         let link = Rc::clone(&self.link);
+        self.watch.is_full.set(true);
         self.writable = Some(Box::pin(async move { link.stream.writable().await }));
     }
 
@@ -319,7 +320,7 @@ impl AsyncWrite for Io {
             let link = &this.link;
             match link.stream.try_write_vectored(slices) {
                 Ok(count) => {
-                    link.sent.set(link.sent.get() + count as u64);
+                    link.has_sent(count);
                     link.spend(count);
                     return Poll::Ready(Ok(count));
                 }

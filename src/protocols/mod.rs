@@ -10,7 +10,9 @@ pub use echo::Echo;
 pub use h2c::H2c;
 pub use websocket::WebSocket;
 
-use crate::{Error, Registry, Rejection, Request, Response, protocols::websocket::Socket};
+use std::sync::LazyLock;
+
+use crate::{Error, Registry, Rejection, Request, Response, admin::Handshakes, protocols::websocket::Socket};
 
 /// What the `switchpoint` program serves: a page that shows the switch at `/`, checks at `/healthz` and `/readyz`,
 /// `/echo`, which speaks the protocols of the list, and `/echo-body`, which sends back what is posted to it. `h2c` is
@@ -28,6 +30,18 @@ pub fn demonstration(websocket: websocket::Settings) -> Registry {
 /// The page that shows the switch, at `/echo`.
 pub fn page(_: &Request<'_>) -> Response {
     Response::html(PAGE).field("Content-Security-Policy", PAGE_POLICY)
+}
+
+/// The same page, which also shows the server's [recent handshakes](recent_handshakes).
+pub fn page_with_handshakes(_: &Request<'_>) -> Response {
+    static WITH: LazyLock<String> =
+        LazyLock::new(|| PAGE.replacen("data-state", "data-handshakes data-state", 1));
+    Response::html(WITH.as_str()).field("Content-Security-Policy", PAGE_POLICY)
+}
+
+/// The server's recent handshakes, as JSON; where the page looks for them it is at `/handshakes`.
+pub fn recent_handshakes(handshakes: Handshakes) -> impl Fn(&Request<'_>) -> Response + 'static {
+    move |_| handshakes.response()
 }
 
 /// 200, for as long as there is a server.

@@ -143,6 +143,17 @@ pub enum Event<'a> {
     Close(Option<CloseFrame<'a>>),
 }
 
+impl Event<'_> {
+    /// How many bytes of a message there are; none of what is no message.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Binary(bytes) => bytes.len(),
+            Self::Ping(_) | Self::Pong(_) | Self::Close(_) => 0,
+        }
+    }
+}
+
 /// A part of a message, or all of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Part<'a> {

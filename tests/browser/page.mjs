@@ -247,6 +247,34 @@ try {
     same(await id('closed').getAttribute('data-code'), '1000', 'code');
   });
 
+  // The server is started with --recent-handshakes; one that is not does not show them.
+  const shown = await page.evaluate(() => 'handshakes' in document.documentElement.dataset);
+  await check('recent handshakes are listed, made and refused, with reason and cure', async () => {
+    same(await id('recent').isVisible(), shown, 'the list is visible');
+    if (!shown) return 'not enabled';
+    const made = page.locator('#handshakes li[data-outcome="switched"]').first();
+    const refused = page.locator('#handshakes li[data-reason="no-such-path"]').first();
+    await made.waitFor();
+    await refused.waitFor();
+    truth((await made.textContent()).includes('/echo asks for websocket'), await made.textContent());
+    truth((await made.textContent()).includes('127.0.0.0/24'), 'the network is missing');
+    const text = await refused.textContent();
+    truth(text.includes('✗ 404 no-such-path') && text.includes('Check its spelling'), text);
+    truth(!(await id('handshakes').textContent()).includes('127.0.0.1'), 'an address is shown');
+    return `${await page.locator('#handshakes li').count()} handshakes`;
+  });
+  if (shown) await check('a handshake that comes later is shown, without its query', async () => {
+    const asked = '/late?token=geheim';
+    await page.evaluate(path => new Promise(done => {
+      new WebSocket(path.replace(/^/, location.origin.replace(/^http/, 'ws'))).onerror = done;
+    }), asked);
+    const late = page.locator('#handshakes li', { hasText: '/late' }).first();
+    await late.waitFor();
+    truth(!(await page.locator('#handshakes').textContent()).includes('geheim'), 'a query is shown');
+    await noOverflow(page);
+    await page.screenshot({ path: path.join(out, 'recent-light.png'), fullPage: true });
+  });
+
   const dark = await open({ colorScheme: 'dark' });
   await check('it works from the keyboard alone; screenshot, dark', async () => {
     const p = dark.page;

@@ -479,9 +479,9 @@ class Background:
         self.thread = threading.Thread(target=body, daemon=True)
         self.thread.start()
 
-    def join(self):
-        self.thread.join(20)
-        assert not self.thread.is_alive(), "a peer was still waiting after 20 s"
+    def join(self, seconds=20):
+        self.thread.join(seconds)
+        assert not self.thread.is_alive(), f"a peer was still waiting after {seconds} s"
         if self.error:
             raise self.error
 

@@ -550,7 +550,7 @@ fn the_other_server_sees_what_it_needs_and_nothing_else() {
 fn no_more_ask_at_a_time_than_may_and_the_others_wait_or_are_told() {
     with_oracle(async |site, oracle, later| {
         oracle.answers("HTTP/1.1 204 No Content\r\n\r\n");
-        oracle.delay.set(50);
+        oracle.delay.set(1000); // for the first two, until all are there
         let settings = Forward { calls_max: 2, timeout_ms: 5_000, ..oracle.settings() };
         *later.0.borrow_mut() = Some(Settings::from(settings).build().unwrap());
         let mut clients = Vec::new();
@@ -561,6 +561,7 @@ fn no_more_ask_at_a_time_than_may_and_the_others_wait_or_are_told() {
             clients.push(client);
             milliseconds(1).await;
         }
+        oracle.delay.set(10);
         let mut statuses = Vec::new();
         for client in &mut clients {
             statuses.push(client.answer().await.status);

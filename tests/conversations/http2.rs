@@ -223,6 +223,13 @@ fn a_websocket_on_a_stream_is_one_like_any_other() {
         site.until("the stream's session has ended", |stats| stats.sessions == 1).await;
         assert_eq!(site.stats().upgrades.get("websocket"), Some(&1));
         assert_eq!(site.stats().ends.get("ok"), Some(&1));
+        let counted = site.stats();
+        let websocket = &counted.protocols["websocket"];
+        assert_eq!((websocket.switched, websocket.sessions, websocket.handshake_time.count()), (1, 0, 1));
+        assert_eq!((counted.messages_received.count(), counted.messages_received.sum()), (2, 300_005));
+        assert_eq!(counted.messages_sent, counted.messages_received);
+        assert!(http2.connect("/ws", "websocket", &[]).await.is_err());
+        assert_eq!(site.stats().protocols["websocket"].refused["missing-version"], 1);
         assert_eq!(http2.get("/").await.status(), 200);
     });
 }

@@ -19,6 +19,7 @@ use crate::record::{Times, text, times};
 /// All cases, by their names.
 pub(super) const CASES: &[(&str, fn())] = &[
     ("t1_a_stall_counts_from_the_intended_time", t1_a_stall_counts_from_the_intended_time),
+    ("t1b_so_does_what_had_no_room", t1b_so_does_what_had_no_room),
     ("t1c_a_closed_loop_says_what_it_does_not_see", t1c_a_closed_loop_says_what_it_does_not_see),
     ("t2_what_is_never_answered_is_in_the_histogram", t2_what_is_never_answered_is_in_the_histogram),
     ("t3_a_dead_server_has_no_latency", t3_a_dead_server_has_no_latency),
@@ -67,6 +68,18 @@ fn t1_a_stall_counts_from_the_intended_time() {
         expect("mean", ms(&response["mean"]), 500.0 * 500.0 / 2.0 / 3000.0, 6.0)?;
         expect("answered", value["messages"]["answered"].as_f64().unwrap(), 3000.0, 0.0)?;
         expect("messages that came", oracle.ledger()["messages"].as_f64().unwrap(), 3000.0, 0.0)?;
+        answered_well(code)
+    });
+}
+
+/// The same where connections have no room: what waits for it has its intended time, too.
+fn t1b_so_does_what_had_no_room() {
+    within_three(|| {
+        let oracle = Oracle::start("stall:1s,500ms");
+        let (code, value) = run(&oracle, "ws -c 20 -p 1 -r 1000 -d 3s --warmup 0s");
+        expect("p99", ms(&value["response_ns"]["p99"]), 470.0, 30.0)?;
+        expect("p90", ms(&value["response_ns"]["p90"]), 200.0, 30.0)?;
+        expect("held", value["messages"]["held"].as_f64().unwrap(), 480.0, 40.0)?;
         answered_well(code)
     });
 }

@@ -30,7 +30,8 @@ use std::{collections::BTreeMap, fs::File as OpenFile, io::Read, ops::Range, pat
 
 use switchpoint::{
     Config, Listener, Registry,
-    protocols::{H2c, websocket},
+    admin::Handshakes,
+    protocols::{self, H2c, websocket},
     ws::Deflate,
 };
 use toml::de::{DeTable, DeValue};
@@ -124,9 +125,16 @@ impl Settings {
         Ok(())
     }
 
-    /// What is served.
-    pub(crate) fn registry(&self) -> Registry {
-        let registry = self.routes.iter().fold(Registry::new(), |registry, route| route.add_to(registry));
+    /// What is served; where the page shows them, with the server's recent handshakes.
+    pub(crate) fn registry(&self, handshakes: Option<&Handshakes>) -> Registry {
+        let mut registry = Registry::new();
+        for route in &self.routes {
+            registry = route.add_to(registry, handshakes.is_some());
+        }
+        let is_free = !self.routes.iter().any(|route| route.path == HANDSHAKES);
+        if let Some(handshakes) = handshakes.filter(|_| is_free) {
+            registry = registry.get(HANDSHAKES, protocols::recent_handshakes(handshakes.clone()));
+        }
         if !self.takes_h2c() {
             return registry;
         }
@@ -138,6 +146,9 @@ impl Settings {
         self.listen.iter().any(|listen| listen.takes_h2c(self.h2c))
     }
 }
+
+/// Where the page looks for them.
+const HANDSHAKES: &str = "/handshakes";
 
 /// The layers above the defaults.
 #[derive(Debug, Default)]
@@ -909,7 +920,7 @@ mod tests {
         assert!(printed.contains("auth = { bearer = {") && printed.contains("realm = \"here\""), "{printed}");
         assert!(printed.contains("[redacted]") && !printed.contains("a-secret-of"), "{printed}");
         assert!(printed.contains("# a.toml:5"), "{printed}");
-        drop(loaded.settings.registry());
+        drop(loaded.settings.registry(None));
         let route =
             |text: &str| problems(&format!("[[route]]\npath = \"/a\"\nprotocols = [\"echo\"]\n{text}"));
         for (text, what) in [

@@ -101,9 +101,10 @@ impl Route {
     }
 
     /// Adds the path to what is served.
-    pub(crate) fn add_to(&self, mut registry: Registry) -> Registry {
+    pub(crate) fn add_to(&self, mut registry: Registry, shows_handshakes: bool) -> Registry {
         let path = || self.path.clone();
         registry = match self.fallback {
+            Some(Fallback::Page) if shows_handshakes => registry.get(path(), protocols::page_with_handshakes),
             Some(Fallback::Page) => registry.get(path(), protocols::page),
             Some(Fallback::Health) => registry.get(path(), protocols::health),
             Some(Fallback::Readiness) => registry.get(path(), protocols::readiness),

@@ -9,6 +9,7 @@ use std::{cell::Cell, ops::ControlFlow, rc::Rc};
 use super::socket::Shared;
 use crate::{
     buffer::ReadBuf,
+    metrics::Sizes,
     ws::{self, Event, Fault, Found, Header, Opcode, Role, mask},
 };
 
@@ -60,7 +61,7 @@ impl Batch {
     ///   head key payload | head key payload | head ...
     ///   head payload head payload |
     /// ```
-    fn read(&mut self, start: usize, decoder: &mut ws::Receiver) {
+    fn read(&mut self, start: usize, decoder: &mut ws::Receiver, sizes: &Sizes) {
         self.end = start;
         let mut free = start;
         loop {
@@ -85,9 +86,11 @@ impl Batch {
                 Ok(step) => {
                     self.end = step.consumed;
                     match step.found {
-                        Some(found @ Found::Frame { opcode, .. }) => {
+                        Some(found @ Found::Frame { opcode, start, end }) => {
                             self.found.push(found);
-                            if opcode == Opcode::Close {
+                            if !opcode.is_control() {
+                                sizes.record(end - start);
+                            } else if opcode == Opcode::Close {
                                 // What follows means nothing (RFC 6455 5.5.1).
                                 self.end = self.bytes.len();
                                 return;
@@ -218,9 +221,14 @@ impl Inbound {
     }
 
     /// What was found by the last step, for who takes messages in parts.
-    pub(super) fn part(&mut self, found: Found) -> Result<ws::Part<'_>, Fault> {
+    pub(super) fn part(&mut self, found: Found, shared: &Shared) -> Result<ws::Part<'_>, Fault> {
         let bytes = self.batch.as_ref().map_or(&[][..], |batch| &batch.bytes);
-        self.decoder.part(found, bytes)
+        let part = self.decoder.part(found, bytes)?;
+        if let (Found::Part { .. } | Found::Held(_), Event::Text(_) | Event::Binary(_)) = (found, part.event)
+        {
+            shared.link.worker.counters.messages_received.record(part.event.len());
+        }
+        Ok(part)
     }
 
     /// What was found by the last step, borrowed from where it lies.
@@ -228,12 +236,17 @@ impl Inbound {
         if found == Found::Message
             && let Some(bytes) = self.decoder.take_long()
         {
+            shared.link.worker.counters.messages_received.record(bytes.len());
             let message = Batch::of_message(bytes);
             *shared.lent_message.borrow_mut() = Some(Rc::clone(&message));
             return Ok(Event::Binary(&self.message.insert(message).bytes));
         }
         let bytes = self.batch.as_ref().map_or(&[][..], |batch| &batch.bytes);
-        self.decoder.event(found, bytes)
+        let event = self.decoder.event(found, bytes)?;
+        if !matches!(found, Found::Frame { .. }) {
+            shared.link.worker.counters.messages_received.record(event.len());
+        }
+        Ok(event)
     }
 
     /// Reads to the end without anybody to hear the messages.
@@ -251,7 +264,7 @@ impl Inbound {
         let inner = Rc::get_mut(&mut batch).expect("an empty batch has one owner");
         let (bytes, start) = self.buf.take();
         inner.bytes = bytes;
-        inner.read(start, &mut self.decoder);
+        inner.read(start, &mut self.decoder, &shared.link.worker.counters.messages_received);
         *shared.lent.borrow_mut() = Some(Rc::clone(&batch));
         self.batch = Some(batch);
     }

@@ -179,7 +179,7 @@ where
             expected = count;
             is_quiet = link.worker.now() - since >= QUIET;
             link.spend(count);
-            link.received.set(link.received.get() + count as u64);
+            link.has_received(count);
             self.is_pinged = false;
             if !shared.close_sent.get() {
                 link.within(Side::Read, shared.settings.ping_after);
@@ -350,7 +350,12 @@ where
             }));
         }
         if link.is_goodbye() && !shared.close_sent.get() {
-            shared.close(Some(CloseFrame { code: Code::GOING_AWAY, reason: "the server is shutting down" }));
+            let reason = match () {
+                () if link.worker.is_draining() => "the server is shutting down",
+                () if link.worker.sessions.is_doomed(link) => "the server's operator has ended it",
+                () => "the connection has served its time",
+            };
+            shared.close(Some(CloseFrame { code: Code::GOING_AWAY, reason }));
         }
         Ok(())
     }

@@ -279,6 +279,7 @@ impl Unsent {
     }
 
     fn send(&mut self, link: &Link) -> io::Result<()> {
+        link.worker.counters.queue_depth.record(self.len());
         while self.len() > 0 {
             let sent = match self.cuts.front() {
                 None => link.stream.try_write(&self.frames[self.sent..]),
@@ -290,7 +291,7 @@ impl Unsent {
             match sent {
                 Ok(count) => {
                     self.advance(count);
-                    link.sent.set(link.sent.get() + count as u64);
+                    link.has_sent(count);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),

@@ -23,6 +23,7 @@ use super::{
 use crate::{
     Error,
     authorize::Identity,
+    metrics::add,
     sessions::{Link, Side, keep},
     ws::{self, CloseFrame, Code, Compressor, Event, Fault, Found, Opcode, Prepared, Role},
 };
@@ -283,7 +284,7 @@ impl Receiver {
         }
         let Some(found) = self.find().await? else { return Ok(None) };
         let inbound = self.inbound.as_mut().expect("something was found in it");
-        let ws::Part { event, is_first, is_last } = match inbound.part(found) {
+        let ws::Part { event, is_first, is_last } = match inbound.part(found, &self.shared) {
             Ok(part) => part,
             Err(fault) => return Err(self.shared.fail(fault)),
         };
@@ -331,7 +332,7 @@ impl Receiver {
     /// Puts a part to those before it.
     fn gather(&mut self, found: Found) -> Result<(), Error> {
         let Self { shared, inbound, gathered } = self;
-        let part = inbound.as_mut().expect("something was found in it").part(found);
+        let part = inbound.as_mut().expect("something was found in it").part(found, shared);
         let part = part.map_err(|fault| shared.fail(fault))?;
         let (kind, bytes) = match part.event {
             Event::Text(text) => (Kind::Text, text.as_bytes()),
@@ -401,6 +402,7 @@ impl Sender {
         let shared = self.shared.upgrade().ok_or(Error::Closed)?;
         if poll_fn(|cx| shared.poll_admission(cx.waker())).await? {
             shared.link.spend(message.payload().len());
+            shared.link.worker.counters.messages_sent.record(message.payload().len());
             shared.queue.borrow_mut().push_prepared(message, &shared.link);
             shared.call_driver();
         }
@@ -513,6 +515,9 @@ impl Drop for Outgoing {
         shared.wake_senders();
     }
 }
+
+/// A close frame without a code, as RFC 6455 7.1.5 calls it.
+const NO_CODE: u16 = 1005;
 
 /// Why no message will come any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -715,6 +720,7 @@ impl Shared {
     }
 
     fn drops(&self, count: u32) {
+        add(&self.link.worker.counters.messages_dropped, u64::from(count));
         self.dropped.set(self.dropped.get().saturating_add(count));
     }
 
@@ -775,12 +781,14 @@ impl Shared {
 
     fn push_fragment(&self, fin: bool, opcode: Opcode, payload: &[u8]) {
         self.link.spend(payload.len());
+        self.link.worker.counters.messages_sent.record(payload.len());
         self.queue.borrow_mut().push_fragment(fin, opcode, payload, &self.link);
         self.call_driver();
     }
 
     fn push_message(&self, opcode: Opcode, payload: &[u8]) {
         self.link.spend(payload.len());
+        self.link.worker.counters.messages_sent.record(payload.len());
         if !self.push_borrowed(opcode, payload) {
             self.queue.borrow_mut().push(opcode, payload, &self.link);
         }
@@ -825,6 +833,7 @@ impl Shared {
         }
         let mut payload = [0; ws::close::PAYLOAD_MAX];
         let length = frame.map_or(0, |frame| frame.encode(&mut payload));
+        self.link.closes_with(frame.map_or(NO_CODE, |frame| frame.code.number()));
         self.push(Opcode::Close, &payload[..length]);
         self.link.within(Side::Read, self.settings.close_time);
     }
