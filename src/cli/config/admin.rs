@@ -37,25 +37,25 @@ pub(super) struct Host {
 
 impl Host {
     fn parse(name: &str) -> Result<Self, Wrong> {
-        let addresses = name
-            .to_socket_addrs()
-            .map_err(|error| Wrong::new(format!("`{name}` is no address: {error}"), ADDRESSES))?;
-        let host = Self { name: name.into(), addresses: addresses.collect() };
-        if host.addresses.is_empty() {
-            return Err(Wrong::new(format!("the name `{name}` has no address"), ADDRESSES));
+        const HELP: &str = "an address is HOST:PORT, such as 127.0.0.1:9090 or [::1]:9090";
+        if !name.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+        {
+            return Err(Wrong::new(format!("`{name}` is no address"), HELP));
         }
-        Ok(host)
+        match name.to_socket_addrs() {
+            Ok(found) => Ok(Self { name: name.into(), addresses: found.collect() }),
+            Err(error) => Err(Wrong::new(format!("the address of `{name}` cannot be found: {error}"), HELP)),
+        }
     }
 }
-
-const ADDRESSES: &str = "write a list such as [\"127.0.0.1:9090\", \"[::1]:9090\"]: HOST:PORT";
 
 /// Addresses of TCP.
 pub(super) fn hosts() -> Kind<Vec<Host>> {
     let read = |given: &Given<'_>| {
+        let help = "write a list such as [\"127.0.0.1:9090\", \"[::1]:9090\"]";
         let names = match given {
             Given::Text(text) => kind::items(text),
-            Given::Toml(value) => kind::strings(value, "a list of addresses", ADDRESSES)?,
+            Given::Toml(value) => kind::strings(value, "a list of addresses", help)?,
         };
         names.iter().map(|name| Host::parse(name)).collect()
     };
