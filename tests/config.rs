@@ -3,16 +3,19 @@
 use std::{
     env, fs,
     io::{BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     os::{
         fd::{AsFd, AsRawFd},
         unix::{fs::PermissionsExt, net::UnixStream},
     },
     path::PathBuf,
     process::{Child, Command, Output, Stdio},
+    sync::mpsc::{self, Receiver},
     thread,
     time::{Duration, Instant},
 };
+
+use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -63,18 +66,24 @@ struct Program {
     child: Child,
     /// What it listens on, as it says itself.
     places: Vec<String>,
+    /// What else it says.
+    lines: Receiver<String>,
 }
 
 impl Program {
     fn start(command: &mut Command) -> Self {
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
+        Self::of(command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap())
+    }
+
+    fn of(mut child: Child) -> Self {
         let mut line = String::new();
         let mut lines = BufReader::new(child.stdout.take().unwrap());
         lines.read_line(&mut line).unwrap();
-        thread::spawn(move || drop(lines.read_to_end(&mut Vec::new())));
+        let (said, others) = mpsc::channel();
+        thread::spawn(move || lines.lines().map_while(Result::ok).for_each(|line| drop(said.send(line))));
         let (_, places) = line.split_once("listening on ").unwrap_or_else(|| panic!("it says {line:?}"));
         let places = places.split_once(" with ").unwrap().0.split(", ").map(str::to_owned).collect();
-        Self { child, places }
+        Self { child, places, lines: others }
     }
 
     fn address(&self) -> SocketAddr {
@@ -119,6 +128,14 @@ fn ask(mut stream: impl Read + Write, request: &str) -> String {
             Ok(0) | Err(_) => return String::from_utf8_lossy(&answer).into_owned(),
             Ok(count) => answer.extend(&buffer[..count]),
         }
+    }
+}
+
+fn until(what: &str, condition: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !condition() {
+        assert!(begun.elapsed() < PATIENCE, "{what}");
+        thread::sleep(Duration::from_millis(10));
     }
 }
 
@@ -218,6 +235,93 @@ fn what_a_file_says_has_effect() {
     assert!(program.ask("GET / HTTP/1.1\r\nHost: ").starts_with("HTTP/1.1 408 "));
     assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
     program.end();
+}
+
+#[test]
+fn what_a_file_says_of_the_log_and_of_the_operator_has_effect() {
+    let folder = Folder::new("operator");
+    folder.file(
+        r#"
+        threads = 1
+        log_format = "json"
+        log_sample = 2
+        pid_file = "a.pid"
+        [admin]
+        listen = ["127.0.0.1:0"]
+        socket = "admin.sock"
+        recent_handshakes = 3
+        debug_head = "/head"
+        [[listen]]
+        address = "127.0.0.1:0"
+        "#,
+    );
+    let log = folder.0.join("log");
+    let mut command = folder.program();
+    command.args(["--config", "a.toml"]).stdout(Stdio::piped()).stderr(fs::File::create(&log).unwrap());
+    let program = Program::of(command.spawn().unwrap());
+    let metrics = program.lines.recv_timeout(PATIENCE).unwrap();
+    let metrics = metrics.strip_prefix("switchpoint: metrics at http://").unwrap();
+    let metrics: SocketAddr = metrics.strip_suffix("/metrics").unwrap().parse().unwrap();
+    assert_eq!(program.lines.recv_timeout(PATIENCE).unwrap(), "switchpoint: admin socket at admin.sock");
+
+    // Two sessions that end well, of which one has a line, and a refusal.
+    for _ in 0..2 {
+        let mut stream = TcpStream::connect(program.address()).unwrap();
+        stream.write_all(upgrade("/echo", "echo", "").as_bytes()).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
+    }
+    assert!(program.ask(&upgrade("/echo", "other", "")).starts_with("HTTP/1.1 426 "));
+    let lines = || -> Vec<Value> {
+        let text = fs::read_to_string(&log).unwrap();
+        let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+        whole.map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let has = |message: &str| lines().iter().filter(|line| line["message"] == message).count();
+    until("one of two that ended has a line, and the refusal", || (has("ended"), has("refused")) == (1, 1));
+
+    let ask_metrics = |path: &str| ask(TcpStream::connect(metrics).unwrap(), &get(path));
+    assert!(ask_metrics("/metrics").contains("\nswitchpoint_build_info{"));
+    assert!(ask_metrics("/echo").starts_with("HTTP/1.1 404 "), "nothing else is there");
+    let head = program.ask(&get("/head"));
+    assert!(head.contains("X-Switchpoint-Head: 1\r\n") && head.contains("\nGET /head HTTP/1.1\n"), "{head}");
+    until("the three handshakes are shown", || {
+        let shown = program.ask(&get("/handshakes"));
+        let shown: Value = serde_json::from_str(shown.split_once("\r\n\r\n").unwrap().1).unwrap();
+        shown["handshakes"].as_array().unwrap().len() == 3
+    });
+    let pid = program.child.id().to_string();
+    until("the number of the process is written", || {
+        fs::read_to_string(folder.0.join("a.pid")).is_ok_and(|text| text.trim() == pid)
+    });
+    let stats = folder.ends(&["ctl", "stats", "--socket", "admin.sock", "--json"]);
+    assert!(stats.status.success(), "{stats:?}");
+    program.end();
+
+    // A flag switches off what the file has, and is named where it is wrong.
+    let shown = folder.ends(&["print-config", "--config", "a.toml", "--recent-handshakes", "--debug-head="]);
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    for line in [
+        "log_format = \"json\" # a.toml:3",
+        "listen = [\"127.0.0.1:0\"] # a.toml:7",
+        "recent_handshakes = 64 # --recent-handshakes",
+        "debug_head = \"\" # --debug-head",
+    ] {
+        let has = |shown: &str| shown.split_whitespace().collect::<Vec<_>>().join(" ") == line;
+        assert!(shown.lines().any(has), "{line}: {shown}");
+    }
+    let taken = folder.ends(&["--config", "a.toml", "--debug-head", "/healthz"]);
+    assert_eq!(
+        (taken.status.code(), &*String::from_utf8_lossy(&taken.stderr)),
+        (
+            Some(2),
+            "error: `admin.debug_head`: there is a route for /healthz already, of the program's own\n \
+             --> --debug-head\n  = help: choose a path that nothing else has, such as /debug/head\n\n\
+             switchpoint: an error in the configuration\n"
+        )
+    );
 }
 
 #[test]

@@ -1,48 +1,18 @@
 //! What an operator reaches of a server: an address for its metrics, and a socket to control it.
 
 use std::{
-    io,
-    net::{SocketAddr, ToSocketAddrs},
-    path::PathBuf,
-    thread,
+    io, thread,
     time::{Duration, Instant},
 };
 
-use clap::Args;
 use switchpoint::{
-    Address, Config, Handle, Server, StartError,
+    Address, Config, Handle, Listener, Server, StartError,
     admin::{self, Hooks},
 };
 
-use super::life::say;
+use super::{config::Admin, life::say};
 
-/// How the server is looked after.
-#[derive(Args, Clone, Debug, Default)]
-#[group(skip)]
-pub(super) struct Arguments {
-    /// An address for `/metrics`, `/healthz` and `/readyz`, such as `127.0.0.1:9090`; keep it off the internet.
-    #[arg(long, value_name = "ADDR", env = "SWITCHPOINT_ADMIN", value_parser = addresses)]
-    admin: Vec<Vec<SocketAddr>>,
-    /// A unix socket for `switchpoint ctl` and `switchpoint trace`, which only this user may open.
-    #[arg(long, value_name = "PATH", env = "SWITCHPOINT_ADMIN_SOCKET")]
-    admin_socket: Option<PathBuf>,
-    /// Shows the last handshakes of each core at `/`, made and refused: 64 of them, or as many as are asked for.
-    #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true, default_missing_value = "64", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=1000))]
-    recent_handshakes: u64,
-}
-
-fn addresses(text: &str) -> Result<Vec<SocketAddr>, String> {
-    let hint = "an address is HOST:PORT, such as 127.0.0.1:9090 or [::1]:9090";
-    let found: Vec<SocketAddr> =
-        text.to_socket_addrs().map_err(|error| format!("{error}; {hint}"))?.collect();
-    if found.is_empty() { Err(format!("the name has no address; {hint}")) } else { Ok(found) }
-}
-
-impl Arguments {
-    pub(super) fn recent_handshakes(&self) -> usize {
-        self.recent_handshakes as usize
-    }
-
+impl Admin {
     /// Serves what was asked for, each on a thread of its own, beside the server behind `handle`.
     fn start(&self, handle: &Handle, hooks: &Hooks) -> Result<Vec<Server>, StartError> {
         let config = |listen| Config {
@@ -55,12 +25,12 @@ impl Arguments {
             ..Config::default()
         };
         let mut servers = Vec::new();
-        if !self.admin.is_empty() {
+        let listen: Vec<Listener> = self.addresses().map(Into::into).collect();
+        if !listen.is_empty() {
             let (handle, hooks) = (handle.clone(), hooks.clone());
-            let listen = self.admin.iter().flatten().copied().map(Into::into).collect();
             servers.push(Server::start(config(listen), move |_| admin::metrics(&handle, &hooks))?);
         }
-        if let Some(path) = &self.admin_socket {
+        if let Some(path) = &self.socket {
             let (handle, hooks) = (handle.clone(), hooks.clone());
             let listen = vec![Address::Unix { path: path.clone(), mode: 0o600 }.into()];
             servers.push(Server::start(config(listen), move |_| admin::control(&handle, &hooks))?);
@@ -75,23 +45,23 @@ const CONNECTIONS_MAX: usize = 64;
 /// What an operator reaches, beside the server.
 #[derive(Debug)]
 pub(super) struct Operator {
-    arguments: Arguments,
+    admin: Admin,
     hooks: Hooks,
     servers: Vec<Server>,
 }
 
 impl Operator {
-    pub(super) fn new(arguments: Arguments, hooks: Hooks) -> Self {
-        Self { arguments, hooks, servers: Vec::new() }
+    pub(super) fn new(admin: Admin, hooks: Hooks) -> Self {
+        Self { admin, hooks, servers: Vec::new() }
     }
 
     /// Begins to serve it, for the server behind `handle`, and says where.
     pub(super) fn begin(&mut self, handle: &Handle) -> Result<(), StartError> {
-        self.servers = self.arguments.start(handle, &self.hooks)?;
+        self.servers = self.admin.start(handle, &self.hooks)?;
         for address in self.servers.iter().flat_map(Server::addresses) {
             say(&format!("switchpoint: metrics at http://{address}/metrics"));
         }
-        if let Some(path) = &self.arguments.admin_socket {
+        if let Some(path) = &self.admin.socket {
             say(&format!("switchpoint: admin socket at {}", path.display()));
         }
         Ok(())

@@ -11,61 +11,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use clap::{Args, ValueEnum};
-use switchpoint::Telemetry;
 use tracing_subscriber::{
     EnvFilter, Registry, fmt::MakeWriter, layer::SubscriberExt, reload, util::SubscriberInitExt,
 };
 
-/// How to log.
-#[derive(Args, Clone, Debug)]
-#[group(skip)]
-pub(super) struct Arguments {
-    /// The form of a line: `text`, or `json` with an object a line.
-    #[arg(long, value_name = "FORMAT", env = "SWITCHPOINT_LOG_FORMAT", default_value = "text")]
-    log_format: Format,
-    /// Of the sessions that ended well, one of so many has a line. Refusals and errors always have one.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
-    log_sample: u32,
-    /// Lines a second that peers may cause on a core; the counters have the rest.
-    #[arg(long, value_name = "N", default_value_t = 500)]
-    log_lines_max: u64,
-}
-
-impl Default for Arguments {
-    fn default() -> Self {
-        let Telemetry { log_sample, log_lines_max, .. } = Telemetry::default();
-        Self { log_format: Format::default(), log_sample, log_lines_max }
-    }
-}
-
 /// The form of a line.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Format {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Format {
     #[default]
     Text,
     Json,
-}
-
-impl Arguments {
-    pub(super) fn telemetry(&self) -> Telemetry {
-        Telemetry { log_sample: self.log_sample, log_lines_max: self.log_lines_max, ..Telemetry::default() }
-    }
-
-    /// Begins to log what this level or filter says.
-    pub(super) fn install(&self, level: &str) -> io::Result<Log> {
-        let lines = Lines::to(io::stderr())?;
-        let (filter, level) = reload::Layer::new(EnvFilter::new(level));
-        let registry = tracing_subscriber::registry().with(filter);
-        let layer = tracing_subscriber::fmt::layer().with_writer(lines.clone()).with_target(false);
-        match self.log_format {
-            Format::Text => registry.with(layer.with_ansi(io::stderr().is_terminal())).init(),
-            Format::Json => {
-                registry.with(layer.json().flatten_event(true).with_current_span(false)).init();
-            }
-        }
-        Ok(Log { lines, level })
-    }
 }
 
 /// The log that was begun.
@@ -76,6 +31,21 @@ pub(super) struct Log {
 }
 
 impl Log {
+    /// Begins to log what this level or filter says.
+    pub(super) fn install(level: &str, format: Format) -> io::Result<Self> {
+        let lines = Lines::to(io::stderr())?;
+        let (filter, level) = reload::Layer::new(EnvFilter::new(level));
+        let registry = tracing_subscriber::registry().with(filter);
+        let layer = tracing_subscriber::fmt::layer().with_writer(lines.clone()).with_target(false);
+        match format {
+            Format::Text => registry.with(layer.with_ansi(io::stderr().is_terminal())).init(),
+            Format::Json => {
+                registry.with(layer.json().flatten_event(true).with_current_span(false)).init();
+            }
+        }
+        Ok(Self { lines, level })
+    }
+
     /// Logs what this level or filter says, from now on.
     pub(super) fn set(&self, level: &str) -> Result<(), String> {
         let filter = EnvFilter::try_new(level)

@@ -19,11 +19,10 @@ use switchpoint::{
 };
 
 use super::{
-    admin::{self, Operator},
+    admin::Operator,
     config::{Layers, Settled},
-    debug_head,
     life::{Life, complain},
-    log::{self, Log},
+    log::Log,
 };
 
 /// How to serve. Flags come before the environment, the environment before the file, and the file before the defaults.
@@ -87,35 +86,43 @@ pub(super) struct Arguments {
     body_max: Option<String>,
     /// Sends back at this path, which nothing else may have, the head of each request, as it arrived, for
     /// `switchpoint explain --through`. What could be a secret is left out. Off by default.
-    #[arg(long, value_name = "PATH", value_parser = path)]
+    #[arg(long, value_name = "PATH")]
     debug_head: Option<String>,
     /// A file for the number of the process, for `switchpoint upgrade-binary --pid-file`.
     #[arg(long, value_name = "FILE")]
-    pid_file: Option<PathBuf>,
+    pid_file: Option<String>,
     #[cfg(feature = "tls")]
     #[command(flatten)]
     tls: super::tls::TlsArguments,
-    #[command(flatten)]
-    admin: admin::Arguments,
+    /// An address for `/metrics`, `/healthz` and `/readyz`, such as `127.0.0.1:9090`; keep it off the internet. May be
+    /// repeated.
+    #[arg(long, value_name = "ADDR")]
+    admin: Vec<String>,
+    /// A unix socket for `switchpoint ctl` and `switchpoint trace`, which only this user may open.
+    #[arg(long, value_name = "PATH")]
+    admin_socket: Option<String>,
+    /// Shows the last handshakes of each core at `/`, made and refused: 64 of them, or as many as are asked for
+    /// [default: 0].
+    #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true, default_missing_value = "64")]
+    recent_handshakes: Option<String>,
     /// How much to log: `error`, `warn`, `info` (sessions that end, and refusals), `debug` (more of every session), or a
     /// filter such as `switchpoint=debug` [default: info]. `switchpoint ctl log` changes it at run time.
     #[arg(long, value_name = "LEVEL")]
     log: Option<String>,
-    #[command(flatten)]
-    logging: log::Arguments,
+    /// The form of a line: `text`, or `json` with an object a line [default: text].
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<String>,
+    /// Of the sessions that ended well, one of so many has a line. Refusals and errors always have one [default: 1].
+    #[arg(long, value_name = "N")]
+    log_sample: Option<String>,
+    /// Lines a second that peers may cause on a core; the counters have the rest [default: 500].
+    #[arg(long, value_name = "N")]
+    log_lines_max: Option<String>,
 }
 
 fn setting(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("a setting is KEY=VALUE, such as limits.head_time=5s")?;
     Ok((key.trim().to_owned(), value.trim().to_owned()))
-}
-
-fn path(text: &str) -> Result<String, String> {
-    if text.starts_with('/') && !text.contains(['?', '#', ' ']) {
-        Ok(text.to_owned())
-    } else {
-        Err("a path begins with `/`".into())
-    }
 }
 
 impl Arguments {
@@ -137,10 +144,20 @@ impl Arguments {
         if !self.allow_origin.is_empty() {
             layers.flag("--allow-origin", "websocket.origins", self.allow_origin.join(","));
         }
+        if !self.admin.is_empty() {
+            layers.flag("--admin", "admin.listen", self.admin.join(","));
+        }
         for (flag, key, value) in [
             ("--threads", "threads", &self.threads),
             ("--driver", "driver", &self.driver),
             ("--log", "log", &self.log),
+            ("--log-format", "log_format", &self.log_format),
+            ("--log-sample", "log_sample", &self.log_sample),
+            ("--log-lines-max", "log_lines_max", &self.log_lines_max),
+            ("--pid-file", "pid_file", &self.pid_file),
+            ("--admin-socket", "admin.socket", &self.admin_socket),
+            ("--recent-handshakes", "admin.recent_handshakes", &self.recent_handshakes),
+            ("--debug-head", "admin.debug_head", &self.debug_head),
             ("--drain-time", "limits.drain_time", &self.drain_time),
             ("--drain-delay", "limits.drain_delay", &self.drain_delay),
             ("--connections-max", "limits.connections_max", &self.connections_max),
@@ -172,7 +189,7 @@ fn variables() -> impl Iterator<Item = (String, String)> {
 
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
     let mut life = match Life::begin() {
-        Ok(life) => life.pid_file(arguments.pid_file.clone()),
+        Ok(life) => life,
         Err(error) => {
             complain(&format!("the process cannot be readied: {error}"));
             return ExitCode::FAILURE;
@@ -185,6 +202,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
             return refuse(&problems);
         }
     };
+    life = life.pid_file(settings.pid_file.clone());
     let config = match settings.config() {
         Ok(config) => config,
         Err(error) => return life.fail(&error),
@@ -198,26 +216,16 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         Ok(None) => config,
         Err(error) => return life.fail(&error),
     };
-    let mut config = config;
-    config.telemetry = arguments.logging.telemetry();
-    config.telemetry.recent_handshakes = arguments.admin.recent_handshakes();
-    let log = match arguments.logging.install(&settings.log) {
+    let log = match Log::install(&settings.log, settings.log_format) {
         Ok(log) => log,
         Err(error) => return life.fail(&format!("cannot begin to log: {error}")),
     };
     raise_descriptor_limit();
 
     let handshakes = Handshakes::new();
-    let shown = (config.telemetry.recent_handshakes > 0).then(|| handshakes.clone());
-    // It lives as long as the process.
-    let debug_head: Option<&'static str> = arguments.debug_head.clone().map(|path| &*path.leak());
-    let registry = move |_core| {
-        let registry = settings.registry(shown.as_ref());
-        match debug_head {
-            Some(path) => registry.get(path, debug_head::answer),
-            None => registry,
-        }
-    };
+    let admin = settings.admin.clone();
+    let shown = handshakes.clone();
+    let registry = move |_core| settings.registry(&shown);
     match life.start(config, registry) {
         Ok(server) => {
             let lines = [start_line(&server)].into_iter();
@@ -227,7 +235,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
             handshakes.of(&server.handle());
             let mut hooks = hooks(&log, server.handle());
             hooks.drains = Some(Arc::new(life.ender()));
-            life.live(server, &lines.join("\n"), Operator::new(arguments.admin.clone(), hooks), &log)
+            life.live(server, &lines.join("\n"), Operator::new(admin, hooks), &log)
         }
         Err(error) => life.fail(&error.to_string()),
     }

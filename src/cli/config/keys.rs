@@ -6,9 +6,10 @@ use std::time::Duration;
 use switchpoint::{Driver, protocols::websocket::WhenFull};
 
 use super::{
-    Settings, WebSockets,
+    Settings, WebSockets, admin,
     kind::{Given, Kind, Wrong, count, filter, networks, origins, size, switch, time, time_or_never, word},
 };
+use crate::cli::log::Format;
 
 /// Sets a value.
 type Set<S> = dyn Fn(&mut S, &Given<'_>) -> Result<(), Wrong>;
@@ -63,6 +64,11 @@ impl<S: 'static> Key<S> {
     pub(super) fn variable(&self) -> String {
         format!("SWITCHPOINT_{}", self.full().replace('.', "_").to_uppercase())
     }
+
+    /// Whether this variable sets it: its own, or the short one of `--admin`.
+    pub(super) fn is_variable(&self, name: &str) -> bool {
+        self.variable() == name || name == "SWITCHPOINT_ADMIN" && self.full() == "admin.listen"
+    }
 }
 
 pub(super) fn full(table: &str, name: &str) -> String {
@@ -70,7 +76,7 @@ pub(super) fn full(table: &str, name: &str) -> String {
 }
 
 /// The tables of settings, in their order.
-pub(super) const TABLES: &[&str] = &["", "limits", "http2", "websocket"];
+pub(super) const TABLES: &[&str] = &["", "limits", "http2", "websocket", "admin"];
 
 /// The settings of the server, those of its WebSockets included.
 pub(super) fn of_server() -> Vec<Key<Settings>> {
@@ -96,8 +102,36 @@ pub(super) fn of_server() -> Vec<Key<Settings>> {
             "log",
             filter(),
             |s| &mut s.log,
-            "How much to log: \"error\", \"warn\", \"info\" (refusals), \"debug\" (every session), or a filter such as \
-             \"switchpoint=debug\".",
+            "How much to log: \"error\", \"warn\", \"info\" (sessions that end, and refusals), \"debug\" (more of every \
+             session), or a filter such as \"switchpoint=debug\".",
+        ),
+        Key::new(
+            "",
+            "log_format",
+            word(FORMATS),
+            |s| &mut s.log_format,
+            "The form of a line: \"text\", or \"json\" with an object a line.",
+        ),
+        Key::new(
+            "",
+            "log_sample",
+            count(1, u32::MAX.into()),
+            |s| &mut s.config.telemetry.log_sample,
+            "Of the sessions that ended well, one of so many has a line. Refusals and errors always have one.",
+        ),
+        Key::new(
+            "",
+            "log_lines_max",
+            count(0, u64::MAX),
+            |s| &mut s.config.telemetry.log_lines_max,
+            "Lines a second that peers may cause on a core; the counters have the rest.",
+        ),
+        Key::new(
+            "",
+            "pid_file",
+            admin::file(),
+            |s| &mut s.pid_file,
+            "A file for the number of the process, for `switchpoint upgrade-binary --pid-file`; \"\" for none.",
         ),
         Key::new(
             "limits",
@@ -382,8 +416,44 @@ pub(super) fn of_server() -> Vec<Key<Settings>> {
              rules that a client could get around.",
         ),
     ];
+    keys.extend(of_admin());
     keys.extend(of_websockets().into_iter().map(|key| key.within(|s: &mut Settings| &mut s.websocket)));
     keys
+}
+
+/// What an operator reaches.
+fn of_admin() -> Vec<Key<Settings>> {
+    vec![
+        Key::new(
+            "admin",
+            "listen",
+            admin::hosts(),
+            |s: &mut Settings| &mut s.admin.listen,
+            "Addresses for `/metrics`, `/healthz` and `/readyz`, such as [\"127.0.0.1:9090\"]; keep them off the internet.",
+        ),
+        Key::new(
+            "admin",
+            "socket",
+            admin::socket(),
+            |s| &mut s.admin.socket,
+            "A Unix socket for `switchpoint ctl` and `switchpoint trace`, which only this user may open; \"\" for none.",
+        ),
+        Key::new(
+            "admin",
+            "recent_handshakes",
+            count(0, 1000),
+            |s| &mut s.config.telemetry.recent_handshakes,
+            "How many of the last handshakes of each core are shown at `/`, made and refused; 0 for none.",
+        ),
+        Key::new(
+            "admin",
+            "debug_head",
+            admin::path(),
+            |s| &mut s.admin.debug_head,
+            "A path, which nothing else may have, that sends back the head of each request, as it arrived, for \
+             `switchpoint explain --through`. What could be a secret is left out. \"\" for none.",
+        ),
+    ]
 }
 
 /// The settings of WebSockets, which a route can have its own of.
@@ -520,6 +590,7 @@ const DRIVERS: &[(&str, Driver)] = &[
     ("epoll", Driver::Epoll),
     ("io_uring", Driver::Uring),
 ];
+const FORMATS: &[(&str, Format)] = &[("text", Format::Text), ("json", Format::Json)];
 const WHEN_FULL: &[(&str, WhenFull)] = &[
     ("wait", WhenFull::Wait),
     ("drop-newest", WhenFull::DropNewest),

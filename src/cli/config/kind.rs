@@ -204,9 +204,7 @@ pub(super) fn origins() -> Kind<Origins> {
         let help =
             "write a list such as [\"https://example.org\", \"http://localhost:3000\"], or [\"*\"] for all";
         let list: Vec<String> = match given {
-            Given::Text(text) => {
-                text.split(',').map(|item| item.trim().to_owned()).filter(|item| !item.is_empty()).collect()
-            }
+            Given::Text(text) => items(text),
             Given::Toml(value) => strings(value, "a list of origins", help)?,
         };
         if list.iter().any(|origin| origin == "*") {
@@ -248,9 +246,7 @@ pub(super) fn networks() -> Kind<Vec<Network>> {
 fn read_networks(given: &Given<'_>) -> Result<Vec<Network>, Wrong> {
     const HELP: &str = "write a list such as [\"10.0.0.0/8\", \"fd00::/8\", \"127.0.0.1\"]";
     let list: Vec<String> = match given {
-        Given::Text(text) => {
-            text.split(',').map(|item| item.trim().to_owned()).filter(|item| !item.is_empty()).collect()
-        }
+        Given::Text(text) => items(text),
         Given::Toml(value) => strings(value, "a list of networks", HELP)?,
     };
     let network = |text: &String| {
@@ -268,6 +264,11 @@ fn is_origin(text: &str) -> bool {
     scheme.starts_with(|first: char| first.is_ascii_alphabetic())
         && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
         && is_host(host.strip_suffix('/').unwrap_or(host))
+}
+
+/// A list in text.
+pub(super) fn items(text: &str) -> Vec<String> {
+    text.split(',').map(|item| item.trim().to_owned()).filter(|item| !item.is_empty()).collect()
 }
 
 /// A list in TOML.

@@ -9,11 +9,13 @@
 //! | `file.rs` | a file, with a view of where everything in it stands |
 //! | `listen.rs` `tls.rs` | `[[listen]]` |
 //! | `route.rs` `auth.rs` | `[[route]]` |
+//! | `admin.rs` | `[admin]` |
 //! | `print.rs` | what holds, and the sample file |
 //! | `problem.rs` | what is wrong, and how it is said |
 //!
 //! Everything that is wrong is found before anything is said.
 
+mod admin;
 #[cfg(feature = "auth")]
 mod auth;
 mod file;
@@ -26,7 +28,13 @@ mod route;
 #[cfg(feature = "tls")]
 mod tls;
 
-use std::{collections::BTreeMap, fs::File as OpenFile, io::Read, ops::Range, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs::File as OpenFile,
+    io::Read,
+    ops::Range,
+    path::{Path, PathBuf},
+};
 
 use switchpoint::{
     Config, Listener, Registry,
@@ -43,6 +51,9 @@ use listen::{Listen, Place};
 use problem::{File, Problem, Source};
 use route::Route;
 
+use super::{debug_head, log::Format};
+
+pub(crate) use admin::Admin;
 pub(crate) use print::{effective, sample};
 pub(crate) use problem::Problems;
 
@@ -51,6 +62,10 @@ pub(crate) use problem::Problems;
 pub(crate) struct Settings {
     /// How much is logged.
     pub(crate) log: String,
+    pub(crate) log_format: Format,
+    /// Where the number of the process is written.
+    pub(crate) pid_file: Option<PathBuf>,
+    pub(crate) admin: Admin,
     config: Config,
     /// Whether listeners take `Upgrade: h2c` that do not say so themselves.
     h2c: bool,
@@ -87,6 +102,9 @@ impl Default for Settings {
         let address = Place::parse(LISTEN).expect("it is an address");
         Self {
             log: "info".into(),
+            log_format: Format::default(),
+            pid_file: None,
+            admin: Admin::default(),
             config: Config::default(),
             h2c: false,
             h2c_behind_proxies: false,
@@ -126,20 +144,30 @@ impl Settings {
     }
 
     /// What is served; where the page shows them, with the server's recent handshakes.
-    pub(crate) fn registry(&self, handshakes: Option<&Handshakes>) -> Registry {
+    pub(crate) fn registry(&self, handshakes: &Handshakes) -> Registry {
         let mut registry = Registry::new();
         for route in &self.routes {
-            registry = route.add_to(registry, handshakes.is_some());
+            registry = route.add_to(registry, self.shows_handshakes());
         }
-        let is_free = !self.routes.iter().any(|route| route.path == HANDSHAKES);
-        if let Some(handshakes) = handshakes.filter(|_| is_free) {
+        if self.shows_handshakes() && self.route(HANDSHAKES).is_none() {
             registry = registry.get(HANDSHAKES, protocols::recent_handshakes(handshakes.clone()));
+        }
+        if let Some(path) = &self.admin.debug_head {
+            registry = registry.get(path.clone(), debug_head::answer);
         }
         if !self.takes_h2c() {
             return registry;
         }
         let h2c = H2c::new().body_max(self.config.body_max);
         registry.with(if self.h2c_behind_proxies { h2c.behind_proxies() } else { h2c })
+    }
+
+    fn shows_handshakes(&self) -> bool {
+        self.config.telemetry.recent_handshakes > 0
+    }
+
+    fn route(&self, path: &str) -> Option<&Route> {
+        self.routes.iter().find(|route| route.path == path)
     }
 
     fn takes_h2c(&self) -> bool {
@@ -165,6 +193,8 @@ impl Layers {
     /// The environment, of which only `SWITCHPOINT_*` is looked at.
     pub(crate) fn environment(mut self, variables: impl Iterator<Item = (String, String)>) -> Self {
         self.variables = variables.filter(|(name, _)| name.starts_with("SWITCHPOINT_")).collect();
+        // So that what holds, and what is said, is the same each time.
+        self.variables.sort();
         self
     }
 
@@ -381,7 +411,7 @@ impl Settled {
             if name == "SWITCHPOINT_LISTEN" {
                 let items: Vec<&str> = value.split(',').map(str::trim).collect();
                 self.listen_instead(items.into_iter(), &source, problems);
-            } else if let Some(key) = keys.iter().find(|key| key.variable() == *name) {
+            } else if let Some(key) = keys.iter().find(|key| key.is_variable(name)) {
                 self.set(key, value, source, problems);
             } else if name != "SWITCHPOINT_CONFIG" {
                 // Others are not ours to judge: Kubernetes sets SWITCHPOINT_PORT and the like for a service of this
@@ -482,6 +512,22 @@ impl Settled {
                 help: "set h2c = true in [http2] or in a [[listen]] (--h2c), or leave it out".into(),
             });
         }
+        if let Some(path) = &self.settings.admin.debug_head {
+            let taken = match self.settings.route(path) {
+                Some(route) => Some(format!("there is a route for {path} already, {}", route.whence())),
+                None if self.settings.shows_handshakes() && path == HANDSHAKES => {
+                    Some(format!("the recent handshakes are at {path}"))
+                }
+                None => None,
+            };
+            if let Some(taken) = taken {
+                problems.push(Problem {
+                    what: format!("`{}`: {taken}", full("admin", "debug_head")),
+                    at: self.source("admin.debug_head"),
+                    help: "choose a path that nothing else has, such as /debug/head".into(),
+                });
+            }
+        }
     }
 }
 
@@ -558,6 +604,8 @@ mod tests {
                 "wait" => "\"close\"",
                 "[]" => "[\"https://a.example\"]",
                 "never" => "\"9h\"",
+                "text" => "\"json\"",
+                "" => "\"/a/b\"",
                 "1" => "2",
                 "15" => "9",
                 _ if default.ends_with("s\"") || default.ends_with("m\"") || default.ends_with("h\"") => {
@@ -566,7 +614,8 @@ mod tests {
                 _ => "70000",
             };
             let other = match key.name {
-                "threads" | "fields_max" | "ipv4_prefix" | "ipv6_prefix" => "7",
+                "threads" | "fields_max" | "ipv4_prefix" | "ipv6_prefix" | "recent_handshakes" => "7",
+                "listen" => "[\"127.0.0.1:9090\"]",
                 "exempt" => "[\"10.0.0.0/8\"]",
                 _ => other,
             };
@@ -582,6 +631,7 @@ mod tests {
             let plain = match other {
                 "[\"https://a.example\"]" => "https://a.example",
                 "[\"10.0.0.0/8\"]" => "10.0.0.0/8",
+                "[\"127.0.0.1:9090\"]" => "127.0.0.1:9090",
                 other => other.trim_matches('"'),
             };
             let also = [("--h2c", "http2.h2c", "true")];
@@ -680,7 +730,7 @@ mod tests {
             ("[lemits]\nx = 1", "did you mean `limits`?"),
             ("[[listen]]\naddress = \":1\"\nmod = 1", "did you mean `mode`?"),
             ("[[route]]\npath = \"/\"\nfalback = \"page\"", "did you mean `fallback`?"),
-            ("zzz = 1", "there is `threads`, `driver`, `log`, `limits`"),
+            ("zzz = 1", "there is `threads`, `driver`, `log`, `log_format`"),
         ] {
             assert!(problems(text).contains(&format!("help: {help}")), "{}", problems(text));
         }
@@ -848,6 +898,56 @@ mod tests {
     }
 
     #[test]
+    fn the_short_name_of_the_admin_address_gives_way_to_the_full_one() {
+        let short = ("SWITCHPOINT_ADMIN", "127.0.0.1:1");
+        let full = ("SWITCHPOINT_ADMIN_LISTEN", "127.0.0.1:2, 127.0.0.1:3");
+        let ports = |variables: &[(&str, &str)]| -> Vec<u16> {
+            let settled = layers("", variables, &[]).settle().unwrap();
+            settled.settings.admin.addresses().map(|address| address.port()).collect()
+        };
+        assert_eq!(ports(&[short]), [1]);
+        assert_eq!(ports(&[short, full]), [2, 3]);
+        assert_eq!(ports(&[full, short]), [2, 3]);
+    }
+
+    #[test]
+    fn what_an_operator_cannot_have_is_an_error() {
+        let long = format!("socket = \"/{}\"", "x".repeat(107));
+        for (text, what, help) in [
+            ("listen = \"127.0.0.1:9090\"", "a list of addresses, and a string", "127.0.0.1:9090"),
+            ("listen = [\"9090\"]", "`9090` is no address", "HOST:PORT"),
+            ("listen = [\":9090\"]", "`:9090` is no address", "HOST:PORT"),
+            (&long, "too long", "at most 107 bytes"),
+            ("socket = 1", "it is a path, and a number was given", "\"\" for none"),
+            ("recent_handshakes = 1001", "1001 is too large", "from 0 to 1000"),
+            ("debug_head = \"head\"", "`head` is no path", "did you mean \"/head\"?"),
+            ("debug_head = \"/a?b\"", "`/a?b` is no path", "without query"),
+            ("debug_head = \"/echo\"", "there is a route for /echo already", "that nothing else has"),
+            (
+                "debug_head = \"/a\"\n[[route]]\npath = \"/a\"\nfallback = \"page\"",
+                "`admin.debug_head`: there is a route for /a already, at a.toml:4",
+                "/debug/head",
+            ),
+            (
+                "recent_handshakes = 1\ndebug_head = \"/handshakes\"",
+                "the recent handshakes are at /handshakes",
+                "that nothing else has",
+            ),
+        ] {
+            let said = problems(&format!("[admin]\n{text}"));
+            assert!(said.contains(what) && said.contains(help) && said.contains("a.toml:"), "{said}");
+        }
+        // Each of these is free.
+        for text in [
+            "debug_head = \"/handshakes\"",
+            "debug_head = \"/debug/head\"\nrecent_handshakes = 1",
+            "debug_head = \"/echo\"\n[[route]]\npath = \"/a\"\nfallback = \"page\"",
+        ] {
+            drop(settled(&format!("[admin]\n{text}")).settings.registry(&Handshakes::new()));
+        }
+    }
+
+    #[test]
     fn a_routes_own_settings_come_before_the_general_ones() {
         let text = "
             [limits]
@@ -920,7 +1020,7 @@ mod tests {
         assert!(printed.contains("auth = { bearer = {") && printed.contains("realm = \"here\""), "{printed}");
         assert!(printed.contains("[redacted]") && !printed.contains("a-secret-of"), "{printed}");
         assert!(printed.contains("# a.toml:5"), "{printed}");
-        drop(loaded.settings.registry(None));
+        drop(loaded.settings.registry(&Handshakes::new()));
         let route =
             |text: &str| problems(&format!("[[route]]\npath = \"/a\"\nprotocols = [\"echo\"]\n{text}"));
         for (text, what) in [

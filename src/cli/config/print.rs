@@ -141,6 +141,10 @@ const ABOUT: &[(&str, &str)] = &[
     ("limits", "Times are written as \"250ms\", \"10s\", \"5m\", \"1h\"; sizes as 65536 or \"64KiB\"."),
     ("http2", "HTTP/2 on the port of HTTP/1.1. Its limits are above."),
     ("websocket", "What holds for WebSockets. Their limits are above; a route can have its own of both."),
+    (
+        "admin",
+        "What an operator reaches of the server: docs/metrics.md, docs/admin.md. All of it is off by default.",
+    ),
 ];
 
 const LISTEN_SAMPLE: &str = "

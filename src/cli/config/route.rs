@@ -100,6 +100,14 @@ impl Route {
         ]
     }
 
+    /// Where it was asked for, for people.
+    pub(super) fn whence(&self) -> String {
+        match &self.at {
+            Source::Default => "of the program's own".into(),
+            at => format!("at {at}"),
+        }
+    }
+
     /// Adds the path to what is served.
     pub(crate) fn add_to(&self, mut registry: Registry, shows_handshakes: bool) -> Registry {
         let path = || self.path.clone();
@@ -234,7 +242,7 @@ fn settings(
     }
 }
 
-fn path_of(given: &Given<'_>) -> Result<String, Wrong> {
+pub(super) fn path_of(given: &Given<'_>) -> Result<String, Wrong> {
     const HELP: &str = "a path begins with `/`, and is compared as it is sent: without query, in ASCII, with what is \
                         beyond it percent-encoded";
     let path = kind::text(given, "a path", HELP)?;
