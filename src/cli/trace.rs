@@ -29,7 +29,7 @@ pub(super) struct Arguments {
     socket: Socket,
     /// Which requests: `peer=ADDRESS` (or a network, such as `192.0.2.0/24`), `path=PATH` (`*` at its end for all that
     /// begin so), `token=TOKEN`, with commas between them. Without it, the next one that asks for an upgrade.
-    #[arg(long, value_name = "FILTER", default_value = "", value_parser = str::parse::<Filter>)]
+    #[arg(long, value_name = "FILTER", default_value = "", value_parser = str::parse::<Filter>, visible_alias = "listen-filter")]
     filter: Filter,
     /// Ends after so many switches, made or refused.
     #[arg(short = 'n', long, value_name = "N", default_value_t = 1)]
