@@ -1,7 +1,7 @@
 //! Records the exact bytes around a switch on a running server: head, answer, first frames.
 //!
 //! While nobody traces, it costs a look at a flag for each connection that is accepted. While somebody does, new
-//! connections get a transport with a [`Tap`] in it, which takes note of nothing until a request comes that is looked
+//! connections get a transport with a `Tap` in it, which takes note of nothing until a request comes that is looked
 //! for. What it notes goes over a bounded channel to who traces; nobody waits for it.
 //!
 //! The file that a trace is written to is described in docs/admin.md.

@@ -46,8 +46,9 @@ impl Folder {
         command
     }
 
+    /// What ends by itself needs no driver.
     fn ends(&self, arguments: &[&str]) -> Output {
-        self.program().args(arguments).output().unwrap()
+        self.program().env_remove("SWITCHPOINT_DRIVER").args(arguments).output().unwrap()
     }
 
     fn serves(&self, arguments: &[&str]) -> Program {

@@ -97,7 +97,7 @@ impl<S: Scenario> Worker<S> {
         let _ = pipe.full.send(next);
     }
 
-    /// One more that the end waits for, for those who have no [`Connection`].
+    /// One more that the end waits for, for those who have no `Connection`.
     pub(crate) fn enter(&self) {
         self.busy.set(self.busy.get() + 1);
     }
