@@ -17,7 +17,7 @@ use signal_hook::{
 };
 use switchpoint::{
     trace::Filter,
-    ws::{Header, Opcode},
+    ws::{Header, Opcode, mask},
 };
 
 use super::client::{self, Failure, Socket};
@@ -170,18 +170,9 @@ fn frame(bytes: &[u8], length: Option<u64>) -> String {
     };
     let mut payload = bytes[size..].to_vec();
     if let Some(key) = header.mask {
-        for (place, byte) in payload.iter_mut().enumerate() {
-            *byte ^= key[place % 4];
-        }
+        mask::apply(&mut payload, key, 0);
     }
-    let name = match header.opcode {
-        Opcode::Continuation => "continuation",
-        Opcode::Text => "text",
-        Opcode::Binary => "binary",
-        Opcode::Close => "close",
-        Opcode::Ping => "ping",
-        Opcode::Pong => "pong",
-    };
+    let name = header.opcode.name();
     let flags = [(header.fin, "FIN"), (header.rsv1, "RSV1"), (header.mask.is_some(), "masked")];
     let flags: Vec<&str> = flags.into_iter().filter(|(is_set, _)| *is_set).map(|(_, name)| name).collect();
     let content = match (header.opcode, payload.split_first_chunk()) {

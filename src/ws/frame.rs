@@ -30,8 +30,9 @@ impl Opcode {
         self as u8 >= 8
     }
 
+    /// The opcode of these four bits; `None` for one that is reserved.
     #[inline]
-    const fn new(bits: u8) -> Option<Self> {
+    pub const fn new(bits: u8) -> Option<Self> {
         Some(match bits {
             0 => Self::Continuation,
             1 => Self::Text,
@@ -41,6 +42,18 @@ impl Opcode {
             10 => Self::Pong,
             _ => return None,
         })
+    }
+
+    /// Its name in the registry, in lower case and without what it is a frame of (RFC 6455 11.8).
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Continuation => "continuation",
+            Self::Text => "text",
+            Self::Binary => "binary",
+            Self::Close => "close",
+            Self::Ping => "ping",
+            Self::Pong => "pong",
+        }
     }
 }
 

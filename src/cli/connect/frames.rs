@@ -1,5 +1,7 @@
 //! What is on the wire, frame by frame: a reader of its own, which also shows what no rule allows.
 
+use switchpoint::ws::Opcode;
+
 use super::show;
 
 /// Follows the frames of one direction.
@@ -61,15 +63,7 @@ impl Watch {
             "no".to_owned()
         };
         let opcode = first & 15;
-        let name = match opcode {
-            0 => "continuation",
-            1 => "text",
-            2 => "binary",
-            8 => "close",
-            9 => "ping",
-            10 => "pong",
-            _ => "reserved",
-        };
+        let name = Opcode::new(opcode).map_or("reserved", Opcode::name);
         format!(
             "{} {name}({opcode:#x}) fin={} rsv={:03b} mask={mask} length={length} {}",
             self.arrow,

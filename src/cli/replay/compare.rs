@@ -1,7 +1,7 @@
 //! What the server said then, and what it says now. That the clock has gone on is no difference, nor is a proof that fits
 //! the key.
 
-use switchpoint::ws::{Header, accept_key};
+use switchpoint::ws::{Header, Opcode, accept_key};
 
 use crate::cli::connect::show::{excerpt, printable};
 
@@ -144,15 +144,7 @@ impl Frame {
     }
 
     pub(super) fn describe(&self) -> String {
-        let name = match self.first & 15 {
-            0 => "continuation",
-            1 => "text",
-            2 => "binary",
-            8 => "close",
-            9 => "ping",
-            10 => "pong",
-            _ => "reserved",
-        };
+        let name = Opcode::new(self.first & 15).map_or("reserved", Opcode::name);
         let fin = if self.first & 0x80 == 0 { ", not the last" } else { "" };
         let rsv = if self.first & 0x40 != 0 { ", compressed" } else { "" };
         let shown = &self.payload[..self.payload.len().min(64)];
