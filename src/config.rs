@@ -37,7 +37,8 @@ pub struct Config {
     pub write_time: Duration,
     /// How long an upgraded peer may be silent, unless its protocol says otherwise; 5 min.
     pub idle_time: Duration,
-    /// How long a peer may take to close its side after we closed ours; 3 s.
+    /// How long a peer may take to close its side after we closed ours, and how long requests are taken that may have
+    /// crossed a GOAWAY; 3 s.
     pub close_time: Duration,
     /// Connections in all, beyond which new ones get 503; 0 for what the descriptor limit allows.
     pub connections_max: usize,
@@ -206,7 +207,8 @@ pub struct Http2 {
     pub resets: Rate,
     /// SETTINGS, PING, PRIORITY and unknown frames: 1000 at once, then 100 a second.
     pub free_frames: Rate,
-    /// How long a connection may last before its client is asked to open another one, by GOAWAY; 1 h. Its streams go on.
+    /// How long a connection may last before its client is asked to open another one, by GOAWAY; 1 h. Its streams go on;
+    /// from [`Config::close_time`] later on, new ones are refused.
     pub lifetime: Duration,
 }
 

@@ -134,8 +134,9 @@ struct Driver {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Open,
-    /// The peer was asked to open another connection; what has begun goes on.
-    Leaving,
+    /// The peer was asked to open another connection. What has begun goes on; requests that are taken from this moment on
+    /// cannot have crossed the GOAWAY.
+    Leaving(Millis),
     /// The peer was told of this error, and gets no more than the time to hear it.
     Failing(&'static str),
 }
@@ -165,6 +166,9 @@ impl Driver {
         loop {
             let over = loop {
                 match self.connection.poll_accept(cx) {
+                    Poll::Ready(Some(Ok((_, mut respond)))) if self.is_too_late_for(&respond) => {
+                        self.refuse(&mut respond);
+                    }
                     Poll::Ready(Some(Ok(taken))) => self.batch.push(Some(taken)),
                     Poll::Ready(Some(Err(error))) => break Some(self.ended(error)),
                     Poll::Ready(None) => break Some(Ok(())),
@@ -204,7 +208,7 @@ impl Driver {
             link.deadline(Side::Close, NEVER);
             match self.stage {
                 Stage::Open => self.leave(),
-                Stage::Leaving => return Some(Ok(())),
+                Stage::Leaving(_) => return Some(Ok(())),
                 Stage::Failing(why) => return Some(Err(Error::peer(why))),
             }
         }
@@ -229,7 +233,8 @@ impl Driver {
 
     /// GOAWAY, twice: the first names no last stream, so that nothing on its way is lost (RFC 9113 6.8).
     fn leave(&mut self) {
-        self.stage = Stage::Leaving;
+        let crossing = self.link.worker.config.close_time.as_millis().try_into().unwrap_or(NEVER);
+        self.stage = Stage::Leaving(self.link.worker.now().saturating_add(crossing));
         self.connection.graceful_shutdown();
         self.link.deadline(Side::Close, NEVER); // its lifetime
         self.set_deadlines();
@@ -243,14 +248,36 @@ impl Driver {
         self.link.within(Side::Close, self.link.worker.config.close_time);
     }
 
+    /// Whether the time has passed in which a request may have crossed the GOAWAY.
+    fn has_left(&self) -> bool {
+        matches!(self.stage, Stage::Leaving(crossed) if crossed <= self.link.worker.now())
+    }
+
+    /// Whether a request is not taken any more. What an upgrade came with was asked before.
+    fn is_too_late_for(&self, respond: &server::SendResponse<Bytes>) -> bool {
+        self.has_left() && !(self.first.is_some() && respond.stream_id().as_u32() == 1)
+    }
+
+    /// Nothing was done about the request, so that it can be sent again elsewhere (RFC 9113 8.7). A peer that asks on
+    /// whatever it was told has its streams ended one by one, and puts off nothing by it.
+    fn refuse(&mut self, respond: &mut server::SendResponse<Bytes>) {
+        add(&self.link.worker.counters.requests, 1);
+        respond.send_reset(Code::REFUSED_STREAM);
+        self.balance += RST_STREAM_SIZE; // that it takes this is no sign that it takes its answers
+    }
+
     fn set_deadlines(&mut self) {
+        let is_live = self.live.get() > 0;
+        let has_streams = || self.connection.has_streams();
         let waits = match (self.watch.head_under_way(), self.stage) {
             (_, Stage::Failing(_)) => return,
+            // What begins now is refused, so nothing of it is waited for.
+            _ if self.has_left() && (self.waits == Waits::End || !(is_live || has_streams())) => Waits::End,
             (Some(number), _) => Waits::Head(number),
-            _ if self.live.get() > 0 => Waits::Nothing,
-            _ if self.connection.has_streams() => Waits::Taking,
+            _ if is_live => Waits::Nothing,
+            _ if has_streams() => Waits::Taking,
             (None, Stage::Open) => Waits::Request,
-            (None, Stage::Leaving) => Waits::End,
+            (None, Stage::Leaving(_)) => Waits::End,
         };
         self.wait_for(waits);
     }
@@ -377,6 +404,9 @@ impl Driver {
 fn balance(link: &Link) -> i64 {
     link.sent.get().cast_signed() - link.received.get().cast_signed()
 }
+
+/// A frame's header, and the code.
+const RST_STREAM_SIZE: i64 = 9 + 4;
 
 /// Requests that are taken before they are answered: as many answers go out in one write.
 const BATCH_MAX: usize = 64;

@@ -12,10 +12,10 @@ use switchpoint::{
 };
 
 use crate::harness::{
-    Custom, PATIENCE, Site, Transport, binary, close, config, everywhere, everywhere_with,
+    Client, Custom, PATIENCE, Site, Transport, binary, close, config, everywhere, everywhere_with,
     http2::{
-        ACK, CONTINUATION, DATA, END_HEADERS, GET, GOAWAY, HEADERS, Http2, PING, PRIORITY, RST_STREAM,
-        SETTINGS, WINDOW_UPDATE, frame, preface,
+        ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, GET, GOAWAY, HEADERS, Http2, Http2Frame, PING,
+        PRIORITY, RST_STREAM, SETTINGS, WINDOW_UPDATE, frame, preface,
     },
     milliseconds, on, ping, settle, text,
 };
@@ -478,7 +478,7 @@ async fn flooded(site: &Site, flood: &[u8]) -> u32 {
     }
     let got = client.ends_somehow().await;
     let mut rest = &got[..];
-    while let Some((frame, length)) = crate::harness::http2::Http2Frame::parse(rest) {
+    while let Some((frame, length)) = Http2Frame::parse(rest) {
         if frame.kind == GOAWAY {
             return frame.code();
         }
@@ -488,6 +488,7 @@ async fn flooded(site: &Site, flood: &[u8]) -> u32 {
 }
 
 const ENHANCE_YOUR_CALM: u32 = 11;
+const REFUSED_STREAM: u32 = 7;
 
 #[test]
 fn frames_that_lead_nowhere_have_a_limit() {
@@ -665,6 +666,125 @@ fn a_connection_that_has_lived_its_time_ends_when_its_streams_do() {
         socket.end().await;
         drop(http2.requests);
         time::timeout(PATIENCE, http2.ended).await.expect("it ends").ok();
+    });
+}
+
+/// Asks for more, from a stream on, until the connection has ended, and gives the frames that came. The PING behind the
+/// GOAWAY is never answered, so the server does not know that it has arrived.
+async fn asks_on(
+    mut client: Client,
+    mut stream: u32,
+    mut asking: impl FnMut(u32) -> Vec<u8>,
+) -> Vec<Http2Frame> {
+    while client.try_send(asking(stream)).await.is_ok() {
+        assert!(stream < 1000, "it is served for ever");
+        stream += 2;
+        milliseconds(10).await;
+    }
+    let got = client.ends_somehow().await;
+    let (mut rest, mut frames) = (&got[..], Vec::new());
+    while let Some((frame, length)) = Http2Frame::parse(rest) {
+        frames.push(frame);
+        rest = &rest[length..];
+    }
+    frames
+}
+
+/// The places of the frames of this kind, with their streams.
+fn places(frames: &[Http2Frame], kind: u8) -> Vec<(usize, u32)> {
+    let of_kind = frames.iter().enumerate().filter(|(_, frame)| frame.kind == kind);
+    of_kind.map(|(place, frame)| (place, frame.stream)).collect()
+}
+
+#[test]
+fn a_peer_that_asks_on_behind_the_goaway_is_refused_and_then_left() {
+    let http2 = Limits { lifetime: Duration::from_millis(200), ..Limits::default() };
+    let config = Config { close_time: Duration::from_millis(300), http2, ..config() };
+    // Whole heads; and each with the start of the next one behind it, so that always one is under way.
+    let whole = |stream| frame(HEADERS, 5, stream, GET);
+    let entwined = |stream| {
+        let start = frame(HEADERS, END_STREAM, stream, b"");
+        let end = frame(CONTINUATION, END_HEADERS, stream.wrapping_sub(2), GET);
+        if stream == 1 { start } else { [end, start].concat() }
+    };
+    let ways: [&dyn Fn(u32) -> Vec<u8>; 2] = [&whole, &entwined];
+    for asking in ways {
+        everywhere_with(config.clone(), registry, async |site| {
+            let mut client = site.connect();
+            client.send(preface(&[])).await;
+            let heard = asks_on(client, 1, asking).await;
+            let goaway = places(&heard, GOAWAY)[0].0;
+            assert_eq!(
+                (heard[goaway].code(), &heard[goaway].payload[..4]),
+                (0, &[0x7f, 0xff, 0xff, 0xff][..])
+            );
+            let (answers, refusals) = (places(&heard, DATA), places(&heard, RST_STREAM));
+            assert!(heard.iter().all(|frame| frame.kind != RST_STREAM || frame.code() == REFUSED_STREAM));
+            let (last, first) = (answers.last().unwrap(), refusals.first().expect("it is refused"));
+            assert!(goaway < last.0, "who asks while it is on its way is answered");
+            assert!(last < first && last.1 + 2 == first.1, "{last:?} was answered, {first:?} refused");
+            assert!(refusals.len() > 1, "one puts nothing off");
+            assert_eq!(site.stats().ends.get("ok"), Some(&1), "{:?}", site.stats());
+        });
+    }
+}
+
+#[test]
+fn a_request_that_was_taken_before_the_goaway_is_answered_whatever_else_is_refused() {
+    let http2 = Limits { lifetime: Duration::from_millis(100), ..Limits::default() };
+    let config = Config { close_time: Duration::from_millis(200), http2, ..config() };
+    let slow = || {
+        registry().post("/slow", async |_: &Request<'_>| {
+            time::sleep(Duration::from_millis(800)).await;
+            Ok(Response::text("late"))
+        })
+    };
+    everywhere_with(config, slow, async |site| {
+        let mut client = site.connect();
+        client.send(preface(&[])).await;
+        client.send(frame(HEADERS, 5, 1, b"\x83\x86\x04\x05/slow\x01\x09a.example")).await;
+        let heard = asks_on(client, 3, |stream| frame(HEADERS, 5, stream, GET)).await;
+        let answers = places(&heard, DATA);
+        let (late, others) = answers.split_last().unwrap();
+        assert_eq!((late.1, &heard[late.0].payload[..]), (1, &b"late"[..]));
+        let refusals = places(&heard, RST_STREAM);
+        assert!(refusals.first().expect("it is refused") < late && late < refusals.last().unwrap());
+        assert!(others.iter().all(|other| other < &refusals[0]), "{others:?}");
+        assert_eq!(site.stats().ends.get("ok"), Some(&1), "{:?}", site.stats());
+    });
+}
+
+#[test]
+fn refusals_are_not_taken_for_a_sign_of_answers_that_are() {
+    const SIZE: usize = 60_000;
+    let http2 = Limits { lifetime: Duration::from_millis(100), ..Limits::default() };
+    let times = Duration::from_millis(200);
+    let config = Config { close_time: times, write_time: times, http2, ..config() };
+    let registry = registry().get("/some", |_| Response::text("x".repeat(SIZE)));
+    on(Transport::Memory, config, registry, async |site: &Site| {
+        let mut client = site.connect();
+        client.send(preface(&[])).await;
+        client.send(frame(WINDOW_UPDATE, 0, 0, [0, 0x10, 0, 0])).await;
+        for stream in [1, 3, 5, 7] {
+            client.send(frame(HEADERS, 5, stream, b"\x82\x86\x04\x05/some\x01\x09a.example")).await;
+        }
+        settle(site.transport).await;
+        // Its windows are shut after the answers were made, and before they are taken.
+        client.send(frame(SETTINGS, 0, 0, [0, 4, 0, 0, 0, 0])).await;
+        client.send(frame(PING, 0, 0, [0; 8])).await;
+        let mut taken = 0;
+        loop {
+            let frame = client.http2_frame().await;
+            taken += if frame.kind == DATA { frame.payload.len() } else { 0 };
+            if frame.kind == PING && frame.flags == ACK {
+                break;
+            }
+        }
+        assert!(taken < 4 * SIZE, "it was all taken before");
+        // The shortest request there is, and so a byte less than its refusal.
+        let heard = asks_on(client, 9, |stream| frame(HEADERS, 5, stream, b"\x82\x86\x84")).await;
+        assert_eq!(heard.iter().rfind(|frame| frame.kind == GOAWAY).unwrap().code(), ENHANCE_YOUR_CALM);
+        assert!(places(&heard, RST_STREAM).len() > 10, "{heard:?}");
     });
 }
 
