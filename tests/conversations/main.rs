@@ -13,12 +13,15 @@
 //! | `queues` | what waits to be sent: policies, messages for many, pieces |
 //! | `h2c` | the upgrade to HTTP/2, frame by frame |
 //! | `http2` | HTTP/2 by prior knowledge, and sessions on its streams |
+//! | `compressed` | permessage-deflate on those streams |
 //! | `limits` | who is turned away, and what a session may last |
 //! | `ends` | time limits, drain, cuts, panics |
 //! | `probes` | the opening handshakes that were sent to sixteen other servers |
 
 #[cfg(feature = "auth")]
 mod authorization;
+#[cfg(feature = "deflate")]
+mod compressed;
 mod ends;
 mod h2c;
 mod handlers;
