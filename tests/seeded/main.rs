@@ -120,3 +120,23 @@ fn a_proxys_header_is_found_where_it_ends() {
     let seeds = seeds::proxy_headers();
     play("proxy_protocol", targets::proxy_protocol, |random| random.mutated(&seeds));
 }
+
+#[test]
+fn the_settings_of_an_upgrade_are_read_bit_by_bit() {
+    play("settings", targets::settings, seeds::settings_fields);
+}
+
+#[test]
+fn the_gate_opens_at_the_last_byte_of_a_preface() {
+    play("gate", targets::gate, seeds::prefaces);
+}
+
+#[test]
+fn the_frames_that_pass_are_counted_the_same_however_they_are_cut() {
+    play("frames", targets::frames, seeds::http2_frames);
+}
+
+#[test]
+fn whatever_is_said_over_http2_is_answered_or_has_had_enough() {
+    play("http2", targets::http2, seeds::http2_frames);
+}

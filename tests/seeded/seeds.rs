@@ -1,6 +1,9 @@
 //! What peers say when nobody has touched it.
 
-use switchpoint::ws::{Opcode, write_frame};
+use switchpoint::{
+    h2c::PREFACE,
+    ws::{Opcode, write_frame},
+};
 
 use crate::random::Random;
 
@@ -148,4 +151,115 @@ pub(crate) fn proxy_headers() -> Vec<Vec<u8>> {
         version_2(0x21, 0x31, &[b'/'; 216]),
         version_2(0x20, 0x00, &[]),
     ]
+}
+
+/// A frame of HTTP/2.
+fn http2_frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let [.., l0, l1, l2] = payload.len().to_be_bytes();
+    [&[l0, l1, l2, kind, flags][..], &stream.to_be_bytes(), payload].concat()
+}
+
+/// Settings of every name, with values inside and outside of their bounds.
+fn settings(random: &mut Random) -> Vec<u8> {
+    let values = [0, 1, 100, 0x3fff, 0x4000, 0xffff, 0xff_ffff, 1 << 24, (1 << 31) - 1, 1 << 31, u32::MAX];
+    let mut settings = Vec::new();
+    for _ in 0..random.pick(&[0, 1, 1, 2, 2, 3, 64, 65]) {
+        let name = random.pick(&[1, 3, 3, 3, 6, 2, 4, 5, 8, 0x99_u16]);
+        let is_any = random.one_in(16);
+        let value: u32 = match name {
+            _ if is_any => random.pick(&values),
+            2 | 8 => random.pick(&[0, 1]),
+            5 => random.pick(&[0x4000, 0xff_ffff]),
+            4 => random.pick(&[0, 65_535, (1 << 31) - 1]),
+            _ => random.pick(&values),
+        };
+        settings.extend([&name.to_be_bytes()[..], &value.to_be_bytes()].concat());
+    }
+    settings
+}
+
+/// What real clients send in `HTTP2-Settings`, and values made up.
+pub(crate) fn settings_fields(random: &mut Random) -> Vec<u8> {
+    use base64::{
+        Engine,
+        engine::general_purpose::{URL_SAFE, URL_SAFE_NO_PAD},
+    };
+    let real = all(&[
+        "AAMAAABkAAQAAQAAAAIAAAAA",
+        "AAMAAABkAAQAAP__",
+        "AAEAAEAAAAIAAAAAAAMAAAAAAAQBAAAAAAUAAEAAAAYABgAA",
+    ]);
+    let mut payload = settings(random);
+    if random.one_in(8) {
+        payload.extend(random.bytes(12));
+    }
+    let mut value = match random.below(4) {
+        0 => random.pick(&real),
+        1 => URL_SAFE.encode(payload).into_bytes(),
+        _ => URL_SAFE_NO_PAD.encode(payload).into_bytes(),
+    };
+    for _ in 0..random.pick(&[0, 0, 1, 2]) {
+        match random.below(3) {
+            0 => value.extend(random.pick(&[&b"="[..], b"==", b"A", b"_w"])),
+            _ => random.mutate(&mut value, &real),
+        }
+    }
+    value
+}
+
+/// A client's preface, and what may stand behind it.
+pub(crate) fn prefaces(random: &mut Random) -> Vec<u8> {
+    let (flags, stream) = (random.pick(&[0, 0, 0, 0xfe, 1]), random.pick(&[0, 0, 0, 1 << 31, 1]));
+    let mut bytes = [&PREFACE[..], &http2_frame(4, flags, stream, &settings(random))].concat();
+    match random.below(4) {
+        0 => bytes.extend(http2_frames(random)),
+        1 => bytes.truncate(random.below(bytes.len() + 1)),
+        2 => random.mutate(&mut bytes, &[]),
+        _ => {}
+    }
+    bytes
+}
+
+/// SETTINGS, and then requests with their bodies, sessions, and frames that cost nothing.
+pub(crate) fn http2_frames(random: &mut Random) -> Vec<u8> {
+    let mut bytes = http2_frame(4, 0, 0, &settings(random));
+    let heads = [
+        &b"\x82\x86\x84\x41\x01a"[..],                          // GET /
+        b"\x82\x86\x44\x08/healthz\x41\x01a",                  // by the dynamic table from then on
+        b"\x83\x86\x04\x0a/echo-body\x01\x01a",                // POST
+        b"\x02\x07CONNECT\x86\x04\x05/echo\x01\x01a\x00\x09:protocol\x04echo",
+        b"\x02\x07CONNECT\x86\x04\x05/echo\x01\x01a\x00\x09:protocol\x09websocket\x00\x15sec-websocket-version\x0213",
+    ];
+    let mut last = 1;
+    for _ in 0..random.below(12) {
+        let head = random.pick(&heads);
+        match random.below(11) {
+            0..=3 => {
+                bytes.extend(http2_frame(1, random.pick(&[4, 5, 5]), last, head));
+                last += 2;
+            }
+            4 => {
+                let (start, end) = head.split_at(random.below(head.len()));
+                bytes.extend([http2_frame(1, 1, last, start), http2_frame(9, 4, last, end)].concat());
+                last += 2;
+            }
+            5 | 6 => bytes.extend(http2_frame(0, random.pick(&[0, 1]), last.max(3) - 2, &random.bytes(300))),
+            7 => {
+                let reset = http2_frame(3, 0, last.max(3) - 2, &[0, 0, 0, 8]);
+                bytes.extend(reset.repeat(random.pick(&[1, 1, 12])));
+            }
+            8 => bytes.extend(http2_frame(8, 0, random.pick(&[0, last.max(3) - 2]), &[0, 0, 4, 0])),
+            9 => bytes.extend(http2_frame(7, 0, 0, &[0; 8])),
+            _ => {
+                let free = random.pick(&[(2, 5), (4, 0), (6, 8), (0x99, 3)]);
+                let count = random.pick(&[1, 2, 5, 12]);
+                let stream = if free.0 == 2 { 1001 } else { 0 };
+                bytes.extend(http2_frame(free.0, 0, stream, &[0; 8][..free.1]).repeat(count));
+            }
+        }
+    }
+    for _ in 0..random.pick(&[0, 0, 0, 1, 3]) {
+        random.mutate(&mut bytes, &[]);
+    }
+    bytes
 }

@@ -23,31 +23,37 @@ pub fn handshake(bytes: &[u8], random: &mut Random) -> bool {
     SITE.with_borrow_mut(|Site { runtime, worker }| {
         worker.tick();
         let sent = &bytes[..bytes.len().min(16 << 10)];
-        let heard = runtime.block_on(converse(worker, sent, random));
+        let (heard, is_reset) = runtime.block_on(converse(worker, sent, random));
+        assert!(!is_reset, "nobody resets");
         let stats = worker.stats();
         assert_eq!((stats.panics, stats.connections, stats.sessions), (0, 0, 0), "{stats:?}");
         is_answered(sent, &heard)
     })
 }
 
-struct Site {
-    runtime: Runtime,
-    worker: Rc<Worker>,
+/// One for all inputs.
+pub(super) struct Site {
+    pub(super) runtime: Runtime,
+    pub(super) worker: Rc<Worker>,
+}
+
+impl Site {
+    /// Leaked, for monoio's own thread-locals may be gone before a target's.
+    pub(super) fn new(worker: impl FnOnce() -> Rc<Worker>) -> RefCell<&'static mut Self> {
+        let runtime = Driver::Epoll.build().unwrap();
+        RefCell::new(Box::leak(Box::new(Self { runtime, worker: worker() })))
+    }
 }
 
 thread_local! {
-    /// One for all inputs. Leaked, for monoio's own thread-locals may be gone before this one.
-    static SITE: RefCell<&'static mut Site> = RefCell::new(Box::leak(Box::new(Site {
-        runtime: Driver::Epoll.build().unwrap(),
-        worker: Worker::new(
-            Config { threads: 1, ..Config::default() },
-            protocols::demonstration(Default::default()),
-        ),
-    })));
+    static SITE: RefCell<&'static mut Site> = Site::new(|| {
+        let config = Config { threads: 1, ..Config::default() };
+        Worker::new(config, protocols::demonstration(Default::default()))
+    });
 }
 
-/// Says it in pieces, then that no more will come, and hears all that is said.
-async fn converse(worker: &Rc<Worker>, sent: &[u8], random: &mut Random) -> Vec<u8> {
+/// Says it in pieces, then that no more will come, and hears all that is said; and whether the end was a reset.
+pub(super) async fn converse(worker: &Rc<Worker>, sent: &[u8], random: &mut Random) -> (Vec<u8>, bool) {
     let often = random.pick(&[0.0, 0.5]);
     let faults = Faults { partial_read: often, partial_write: often, ..Faults::none() };
     let (near, far) = duplex::pair_with_faults(faults, random.below(usize::MAX) as u64);
@@ -60,15 +66,17 @@ async fn converse(worker: &Rc<Worker>, sent: &[u8], random: &mut Random) -> Vec<
     }
     near.shutdown_write();
     let mut heard = Vec::new();
-    loop {
+    let end = loop {
         heard.reserve(4096);
         let reading = monoio::time::timeout(Duration::from_secs(5), near.read(heard));
         let (result, back) = reading.await.expect("the server says no more, and does not hang up");
         heard = back;
-        if result.expect("nobody resets") == 0 {
-            break;
+        match result {
+            Ok(0) => break Ok(()),
+            Ok(_) => {}
+            Err(error) => break Err(error),
         }
-    }
+    };
     drop(near);
     server.await;
     for _ in 0..100 {
@@ -78,7 +86,7 @@ async fn converse(worker: &Rc<Worker>, sent: &[u8], random: &mut Random) -> Vec<
         }
         monoio::spawn(async {}).await;
     }
-    heard
+    (heard, end.is_err())
 }
 
 /// Goes through requests and answers side by side; whether it ends with a switch.

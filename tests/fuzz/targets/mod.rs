@@ -5,6 +5,7 @@
 mod deflate;
 mod handshake;
 mod http;
+mod http2;
 mod proxy_protocol;
 mod websocket;
 
@@ -13,6 +14,7 @@ use super::random::Random;
 pub use deflate::{deflate, extension};
 pub use handshake::handshake;
 pub use http::{body, head, list};
+pub use http2::{frames, gate, http2, settings};
 pub use proxy_protocol::proxy_protocol;
 pub use websocket::{frame, message};
 
