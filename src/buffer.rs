@@ -109,15 +109,61 @@ impl ReadBuf {
         self.small = Some(std::mem::replace(&mut self.data, large));
     }
 
-    /// Takes what has arrived, without waiting: by way of a large buffer, which it keeps if there is much.
-    pub(crate) fn fill_now(&mut self, stream: &Stream, pool: &Pool) -> io::Result<usize> {
-        if self.small.is_none() {
-            self.enlarge(pool);
+    /// Takes what `read` finds without waiting, about `expected` bytes: by way of a small buffer of the core's where that is
+    /// likely to do, or else a large one, which it keeps if there is much.
+    pub(crate) fn fill_now(
+        &mut self,
+        small: &Pool,
+        large: &Pool,
+        expected: usize,
+        mut read: impl FnMut(&mut Vec<u8>) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        let unread = self.data.len() - self.start;
+        if self.small.is_some() || unread.saturating_add(expected) >= SMALL_MAX {
+            let result = self.fill_large(large, read);
+            if let Some(few) = self.small.as_mut().filter(|few| few.capacity() < SMALL_MAX) {
+                *few = small.take();
+            }
+            self.shrink(large);
+            return result;
         }
-        let result = stream.try_read(&mut self.data);
-        // Who hears a few bytes may wait with them in its hands, and had better not do so with a large buffer.
-        self.shrink(pool);
-        result
+        if self.data.capacity() < SMALL_MAX {
+            let mut data = small.take();
+            data.extend_from_slice(self.unread());
+            self.data = data;
+            self.start = 0;
+        }
+        let mut count = read(&mut self.data)?;
+        if count > 0 && self.data.len() == self.data.capacity() {
+            // An error or the end will be met again by the next read, after what is here was dealt with.
+            count += self.fill_large(large, read).unwrap_or(0);
+        }
+        Ok(count)
+    }
+
+    fn fill_large(
+        &mut self,
+        large: &Pool,
+        mut read: impl FnMut(&mut Vec<u8>) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        if self.small.is_none() {
+            self.enlarge(large);
+        } else if self.data.len() == self.data.capacity() {
+            self.data.drain(..self.start);
+            self.start = 0;
+            self.data.reserve(large.size); // beyond a large one: the caller has a limit
+        }
+        read(&mut self.data)
+    }
+
+    /// Lets go of what it need not hold while it waits for who [takes all at once](Self::fill_now).
+    pub(crate) fn rest(&mut self, small: &Pool, large: &Pool) {
+        self.shrink(large);
+        if self.small.is_none() {
+            let unread = self.unread().to_vec();
+            self.start = 0;
+            small.give_back(std::mem::replace(&mut self.data, unread));
+        }
     }
 
     /// Lets go of the buffer, of which nothing is unread.
@@ -149,7 +195,10 @@ impl ReadBuf {
     ) -> io::Result<usize> {
         if data.capacity() == 0 {
             result?;
-            return self.fill_now(stream, pool);
+            let result = self.fill_large(pool, |data| stream.try_read(data));
+            // Who hears a few bytes may wait with them in its hands, and had better not do so with a large buffer.
+            self.shrink(pool);
+            return result;
         }
         self.data = data;
         let mut count = result?;
@@ -209,7 +258,7 @@ const TINY: usize = 128;
 /// What most heads have, and most of what a byte stream brings.
 const HEAD: usize = 511;
 /// The longest small buffer. What is longer is read into a large one.
-const SMALL_MAX: usize = 4096;
+pub(crate) const SMALL_MAX: usize = 4096;
 
 /// A core's large buffers of one size: the last one given back is the next one taken.
 #[derive(Debug)]
@@ -286,12 +335,13 @@ mod tests {
         block_on(async {
             let (near, far) = duplex::pair();
             let near = Stream::from(near);
-            let pool = Pool::new(LARGE, 1);
+            let (few, pool) = (Pool::new(SMALL_MAX, 1), Pool::new(LARGE, 1));
             let mut buf = ReadBuf::default();
             // A few bytes, taken at once; then many of which a few are left, and a wait for more.
             for (sent, left) in [(7, 7), (3000, 8), (SMALL_MAX + 100, 100), (LARGE - 1, SMALL_MAX - 1)] {
                 assert_eq!(far.try_write(&vec![1; sent]).unwrap(), sent);
-                assert_eq!(buf.fill_now(&near, &pool).unwrap(), sent);
+                let result = buf.fill_now(&few, &pool, sent / 2, |data| near.try_read(data));
+                assert_eq!(result.unwrap(), sent);
                 assert_eq!(buf.small.is_some(), sent >= SMALL_MAX);
                 buf.consume(sent - left);
                 let lent = buf.lend(&pool, sent.min(SMALL_MAX));
@@ -300,7 +350,8 @@ mod tests {
                 buf.consume(left);
                 buf.release(&pool);
             }
-            assert_eq!(buf.fill_now(&near, &pool).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+            let nothing = buf.fill_now(&few, &pool, 1, |data| near.try_read(data));
+            assert_eq!(nothing.unwrap_err().kind(), io::ErrorKind::WouldBlock);
             assert!(buf.small.is_none());
             assert_eq!(pool.free.borrow().len(), 1);
         });

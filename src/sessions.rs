@@ -7,6 +7,7 @@ use std::{
     cell::{Cell, OnceCell, RefCell},
     fmt,
     hash::{BuildHasher, RandomState},
+    io,
     net::SocketAddr,
     pin::Pin,
     rc::Rc,
@@ -63,8 +64,8 @@ pub(crate) struct Link {
     over: Cell<bool>,
     /// What was done since the connection last had to wait.
     spent: Cell<u32>,
-    /// Its place in the readiness set, if it has one.
-    parked: Cell<Parked>,
+    /// What its core's readiness set has told.
+    inlet: Cell<Inlet>,
     /// The code of the first close frame, from either side; 0 while there is none.
     close_code: Cell<u16>,
     /// What it counts for.
@@ -73,13 +74,17 @@ pub(crate) struct Link {
     outlived: Cell<bool>,
 }
 
-/// How a connection stands to its core's readiness set.
+/// What its core's readiness set has told of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Parked {
-    Never,
-    Waits,
-    /// Something has arrived.
-    Arrived,
+enum Inlet {
+    /// It was not put in.
+    Unwatched,
+    /// Nothing has arrived since all was taken.
+    Empty,
+    /// Something has.
+    Filled,
+    /// And nothing will be told any more: the peer has ended its side, or all.
+    Ended,
 }
 
 /// What waits on one side of a connection.
@@ -246,31 +251,43 @@ impl Link {
         self.wake();
     }
 
-    /// Lets go of everything but the descriptor, to wait with [`poll_arrival`](Self::poll_arrival); `false` where
-    /// that is not possible.
-    pub(crate) fn park(&self) -> bool {
-        if !self.stream.is_at_rest() {
-            return false;
+    /// Has the core's readiness set watch for what arrives, to wait with [`poll_arrival`](Self::poll_arrival) and no buffer;
+    /// `false` where that is not possible.
+    pub(crate) fn is_watched(&self) -> bool {
+        if self.inlet.get() == Inlet::Unwatched {
+            let Some(socket) = self.stream.socket() else { return false };
+            let Some(readiness) = self.worker.readiness() else { return false };
+            if readiness.add(socket, self.key()).is_err() {
+                return false;
+            }
+            self.inlet.set(Inlet::Empty);
         }
-        let Some(socket) = self.stream.socket() else { return false };
-        let Some(parking) = self.worker.parking() else { return false };
-        let is_known = self.parked.get() != Parked::Never;
-        let is_parked = parking.park(socket, self.key(), is_known).is_ok();
-        if is_parked {
-            self.parked.set(Parked::Waits);
-        }
-        is_parked
+        self.stream.is_at_rest()
     }
 
-    /// What it is parked under: its slot, and enough of its number to tell it from who had the slot before.
+    /// Appends what has arrived to `buffer`, at most its spare capacity, and keeps in mind whether that was all.
+    pub(crate) fn take_arrived(&self, buffer: &mut Vec<u8>) -> io::Result<usize> {
+        let result = self.stream.try_read(buffer);
+        let is_all = match &result {
+            // A socket that has not filled it is empty. What stands before a socket may have taken more from it than this.
+            Ok(count) => *count > 0 && buffer.len() < buffer.capacity() && self.stream.is_plain(),
+            Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+        };
+        if is_all && self.inlet.get() == Inlet::Filled {
+            self.inlet.set(Inlet::Empty);
+        }
+        result
+    }
+
+    /// What the readiness set knows it by: its slot, and enough of its number to tell it from who had the slot before.
     fn key(&self) -> u64 {
         (self.id << 32) | u64::from(self.slot.get())
     }
 
-    /// Waits, once it is parked, until something has arrived, or the end. Who [`listen`](Self::listen)s on the side that
-    /// reads is woken.
+    /// Waits, once it is [watched](Self::is_watched), until something has arrived, or the end. Who
+    /// [`listen`](Self::listen)s on the side that reads is woken.
     pub(crate) fn poll_arrival(&self) -> Poll<()> {
-        if self.parked.get() == Parked::Arrived { Poll::Ready(()) } else { Poll::Pending }
+        if matches!(self.inlet.get(), Inlet::Filled | Inlet::Ended) { Poll::Ready(()) } else { Poll::Pending }
     }
 
     /// Takes note of work done without having waited for it.
@@ -467,7 +484,7 @@ impl Sessions {
             cut: Cell::new(false),
             over: Cell::new(false),
             spent: Cell::new(0),
-            parked: Cell::new(Parked::Never),
+            inlet: Cell::new(Inlet::Unwatched),
             close_code: Cell::new(0),
             admitted: Cell::default(),
             outlived: Cell::new(false),
@@ -497,13 +514,14 @@ impl Sessions {
         }
     }
 
-    /// What was parked under `key` can be read.
-    pub(crate) fn arrived(&self, key: u64) {
+    /// Something has arrived for the connection with this `key`. Who has not taken what came before is not woken again.
+    pub(crate) fn arrived(&self, key: u64, is_end: bool) {
         let live = self.live.borrow();
         // It may have ended meanwhile, and another have its slot.
         let link = live.get(key as u32 as usize).map(|(_, link)| link).filter(|link| link.key() == key);
-        if let Some(link) = link {
-            link.parked.set(Parked::Arrived);
+        let Some(link) = link else { return };
+        let before = link.inlet.replace(if is_end { Inlet::Ended } else { Inlet::Filled });
+        if before != Inlet::Filled {
             let waker = link.halves[Side::Read as usize].waker.take();
             drop(live); // waking may run code that comes back here
             if let Some(waker) = waker {

@@ -201,6 +201,16 @@ impl Stream {
         }
     }
 
+    /// Whether what is read is what the [`socket`](Self::socket) has brought, and nothing else.
+    #[inline]
+    pub(crate) fn is_plain(&self) -> bool {
+        match self {
+            Self::Tcp(_) => true,
+            Self::Tapped(tapped) => tapped.inner.is_plain(),
+            _ => false,
+        }
+    }
+
     /// Whether nothing is left to be done before the [`socket`](Self::socket) can be read.
     #[inline]
     pub(crate) fn is_at_rest(&self) -> bool {

@@ -20,14 +20,14 @@ use pin_project_lite::pin_project;
 
 use crate::{
     Config, Reason, Registry, Stats, Stream,
-    buffer::{HOT, LARGE, Pool, Spares},
+    buffer::{HOT, LARGE, Pool, SMALL_MAX, Spares},
     connection::{self, Catch},
     limits::{Admission, Permit},
     listener::Listening,
     metrics::Counters,
     observe::{Details, Recent, Recents},
-    parking::Parking,
     protocols::websocket::{Batch, Inbound, Unsent},
+    readiness::Readiness,
     sessions::{Millis, Sessions, Tracked},
     trace::Tracing,
     ws::Contexts,
@@ -42,6 +42,8 @@ pub struct Worker {
     pub(crate) counters: Counters,
     pub(crate) pool: Pool,
     pub(crate) hot: Pool,
+    /// Its small ones, for those who read what is there.
+    pub(crate) small: Pool,
     pub(crate) batches: Spares<Rc<Batch>>,
     pub(crate) inbounds: Spares<Box<Inbound>>,
     pub(crate) unsents: Spares<Box<Unsent>>,
@@ -70,7 +72,7 @@ pub struct Worker {
     pub(crate) recents: Recents,
     pub(crate) tracing: Tracing,
     turnstile: OnceCell<Option<(UnixStream, UnixStream)>>,
-    parking: OnceCell<Option<Parking>>,
+    readiness: OnceCell<Option<Readiness>>,
 }
 
 /// How far the server's end has come.
@@ -116,6 +118,7 @@ impl Worker {
             counters,
             pool: Pool::new(LARGE, 16),
             hot: Pool::new(HOT, 2),
+            small: Pool::new(SMALL_MAX, 16),
             batches: Spares::new(),
             inbounds: Spares::new(),
             unsents: Spares::new(),
@@ -133,7 +136,7 @@ impl Worker {
             recents: Recents::default(),
             tracing: Tracing::default(),
             turnstile: OnceCell::new(),
-            parking: OnceCell::new(),
+            readiness: OnceCell::new(),
         })
     }
 
@@ -289,9 +292,9 @@ impl Worker {
         }
     }
 
-    /// Where quiet connections wait; `None` where the system has no readiness set left.
-    pub(crate) fn parking(self: &Rc<Self>) -> Option<&Parking> {
-        self.parking.get_or_init(|| Parking::new(Rc::downgrade(self)).ok()).as_ref()
+    /// Where connections wait for bytes; `None` where the system has no readiness set left.
+    pub(crate) fn readiness(self: &Rc<Self>) -> Option<&Readiness> {
+        self.readiness.get_or_init(|| Readiness::new(Rc::downgrade(self)).ok()).as_ref()
     }
 
     /// Milliseconds since the start, as of the last tick.

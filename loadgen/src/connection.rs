@@ -188,6 +188,10 @@ pub(crate) struct Connection<S> {
     is_leaving: Cell<bool>,
     /// Which of a phase's slots is ours.
     cohort: u16,
+    /// The begin of a reply whose rest has not come, where the core's buffer is read into.
+    rest: RefCell<Vec<u8>>,
+    /// What has ended it, if its own task does not read.
+    fault: RefCell<Option<Fault>>,
 }
 
 struct State<S> {
@@ -222,6 +226,8 @@ impl<S: Scenario> Connection<S> {
             closing: Cell::new(None),
             is_leaving: Cell::new(false),
             cohort: u16::from(is_slow),
+            rest: RefCell::default(),
+            fault: RefCell::default(),
         };
         (Rc::new(connection), buffer)
     }
@@ -246,7 +252,13 @@ impl<S: Scenario> Connection<S> {
 
     /// Waits for replies until the server, the schedule or `worker` ends it.
     pub(crate) async fn drive(self: Rc<Self>, worker: Rc<Worker<S>>, mut buffer: Vec<u8>) {
-        let result = if self.cohort == 0 {
+        let readers = worker.readers().filter(|_| self.cohort == 0);
+        let result = if let Some((readers, tcp)) = readers.zip(self.socket.plain()) {
+            match readers.add(&self, tcp) {
+                Ok(_reader) => self.be_read(&worker, buffer).await,
+                Err(error) => Err(Fault::Own(error)),
+            }
+        } else if self.cohort == 0 {
             // Room for a whole reply, so that it is verified where it lies, and for all that are in flight if they are small.
             let reply_max = S::reply_max(worker.plan.sizes.max());
             let depth = if worker.plan.is_open() { 1 } else { worker.plan.depth };
@@ -276,6 +288,65 @@ impl<S: Scenario> Connection<S> {
             (result, buffer) = self.read(worker, buffer).await;
             if result.map_err(Fault::Lost)? == 0 {
                 return Err(Fault::Ended);
+            }
+        }
+    }
+
+    /// Waits for the end, while [`take`](Self::take) reads.
+    async fn be_read(&self, worker: &Worker<S>, mut buffer: Vec<u8>) -> Result<(), Fault> {
+        self.turn(worker, &mut buffer)?;
+        // What has come meanwhile is behind it.
+        self.rest.replace(buffer);
+        poll_fn(|cx| {
+            self.keep_waker(cx);
+            self.fault.take().map_or(Poll::Pending, |fault| Poll::Ready(Err(fault)))
+        })
+        .await
+    }
+
+    /// Takes all that has arrived, by way of `shared`, which is empty before and after it; `is_ended` says that the server
+    /// will send no more. Returns whether this connection goes on.
+    #[inline]
+    pub(crate) fn take(&self, worker: &Worker<S>, shared: &mut Vec<u8>, is_ended: bool) -> bool {
+        let Err(fault) = self.try_take(worker, shared, is_ended) else { return true };
+        shared.clear();
+        // The first one is the reason.
+        self.fault.borrow_mut().get_or_insert(fault);
+        self.wake();
+        false
+    }
+
+    fn try_take(&self, worker: &Worker<S>, shared: &mut Vec<u8>, is_ended: bool) -> Result<(), Fault> {
+        let Some(tcp) = self.socket.plain() else { return Ok(()) };
+        if !self.state.borrow().unsent.is_empty() {
+            self.send_unsent(worker);
+        }
+        let rest = &mut *self.rest.borrow_mut();
+        loop {
+            // A long reply is put together in a place of its own.
+            let is_long = rest.len() > shared.capacity() / 8;
+            let buffer = if is_long {
+                rest.reserve(BUFFER_MAX);
+                &mut *rest
+            } else {
+                shared.append(rest);
+                &mut *shared
+            };
+            let result = tcp.try_read(buffer);
+            let is_drained = buffer.len() < buffer.capacity() && !is_ended;
+            let result = match result {
+                Ok(0) => Err(Fault::Ended),
+                Ok(_) => self.turn(worker, buffer).map(|()| is_drained),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(false),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
+                Err(error) => Err(Fault::Lost(error)),
+            };
+            rest.append(shared);
+            if self.is_leaving.get() {
+                self.abort_if_done(&self.state.borrow());
+            }
+            if result? {
+                return Ok(());
             }
         }
     }
@@ -440,10 +511,8 @@ impl<S: Scenario> Connection<S> {
         }
         *fresh = 0;
         unsent.send(&self.socket, &[]);
-        if !unsent.is_empty()
-            && let Some(waker) = &*self.waiting.borrow()
-        {
-            waker.wake_by_ref();
+        if !unsent.is_empty() {
+            self.wake();
         }
     }
 
@@ -476,10 +545,34 @@ impl<S: Scenario> Connection<S> {
     }
 
     fn wake_if_unsent(&self) {
-        if !self.state.borrow().unsent.is_empty()
-            && let Some(waker) = &*self.waiting.borrow()
-        {
+        if !self.state.borrow().unsent.is_empty() {
+            self.wake();
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = &*self.waiting.borrow() {
             waker.wake_by_ref();
+        }
+    }
+
+    fn keep_waker(&self, cx: &Context<'_>) {
+        let waiting = &mut *self.waiting.borrow_mut();
+        if !waiting.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            *waiting = Some(cx.waker().clone());
+        }
+    }
+
+    /// Sends what had no room; if that is all of it, the backlog may follow.
+    fn send_unsent(&self, worker: &Worker<S>) {
+        let is_empty = {
+            let unsent = &mut self.state.borrow_mut().unsent;
+            unsent.send(&self.socket, &[]);
+            unsent.is_empty()
+        };
+        if is_empty {
+            // A fault shows at the next read.
+            let _ = self.turn(worker, &mut Vec::new());
         }
     }
 
@@ -493,10 +586,7 @@ impl<S: Scenario> Connection<S> {
                     if !self.state.borrow().unsent.is_empty() {
                         return Poll::Ready(None);
                     }
-                    let waiting = &mut *self.waiting.borrow_mut();
-                    if !waiting.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-                        *waiting = Some(cx.waker().clone());
-                    }
+                    self.keep_waker(cx);
                     Poll::Pending
                 }
             };
@@ -511,15 +601,7 @@ impl<S: Scenario> Connection<S> {
             if let Some(done) = poll_fn(bytes_or_room).await {
                 return done;
             }
-            let is_empty = {
-                let unsent = &mut self.state.borrow_mut().unsent;
-                unsent.send(&self.socket, &[]);
-                unsent.is_empty()
-            };
-            if is_empty {
-                // There may be a backlog. A fault shows at the next read.
-                let _ = self.turn(worker, &mut Vec::new());
-            }
+            self.send_unsent(worker);
         }
     }
 

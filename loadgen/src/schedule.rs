@@ -345,6 +345,26 @@ mod tests {
         assert!(is_rejected(Arrival::Fixed, 0), "the test can fail");
     }
 
+    /// T7: the time in a queue of one whose service takes 1 ms on average is exponential, with the mean 1 / (μ - λ) = 2 ms.
+    #[test]
+    fn arrivals_queue_as_theory_says() {
+        let mut random = Random::new(41);
+        let (mut free, mut times) = (0.0_f64, Vec::new());
+        for due in all(&Profile::constant(500.0, SECOND * 4000), Arrival::Poisson, 2, 7) {
+            let due = due as f64 / 1e6;
+            free = free.max(due) + exponential(&mut random);
+            times.push(free - due);
+        }
+        times.sort_unstable_by(f64::total_cmp);
+        let quantile = |part: f64| times[(times.len() as f64 * part) as usize];
+        let mean = times.iter().sum::<f64>() / times.len() as f64;
+        for (got, expected) in
+            [(quantile(0.5), 1.386), (quantile(0.9), 4.605), (quantile(0.99), 9.210), (mean, 2.0)]
+        {
+            assert!((got / expected - 1.0).abs() < 0.03, "{got} instead of {expected}");
+        }
+    }
+
     #[test]
     fn a_seed_decides_the_schedule() {
         let profile = Profile::constant(1000.0, SECOND);

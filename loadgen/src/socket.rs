@@ -1,7 +1,7 @@
 //! A connection that reads and writes at the same time, and can be ended from outside its task: TCP, or TLS over it.
 //!
-//! Waiting for bytes is an operation of the ring that owns its buffer. Sending is a system call, at once: the clock of a
-//! message is read right before it, and not before a queue.
+//! Waiting for bytes is an operation of the ring that owns its buffer, or a readiness set's business that reads what is there.
+//! Sending is a system call, at once: the clock of a message is read right before it, and not before a queue.
 
 use std::{
     cell::UnsafeCell,
@@ -11,7 +11,10 @@ use std::{
 };
 
 use monoio::{buf::SliceMut, io::AsyncReadRent, net::TcpStream};
-use rustix::net::{SendFlags, Shutdown};
+use rustix::{
+    buffer::spare_capacity,
+    net::{RecvFlags, SendFlags, Shutdown},
+};
 use switchpoint::Stream;
 
 pub(crate) enum Socket {
@@ -36,6 +39,14 @@ impl Socket {
         match self {
             Self::Tcp(tcp) => tcp.try_write(bytes),
             Self::Tls(tls) => tls.try_write(bytes),
+        }
+    }
+
+    /// The descriptor, where what arrives on it is what is read.
+    pub(crate) fn plain(&self) -> Option<&Tcp> {
+        match self {
+            Self::Tcp(tcp) => Some(tcp),
+            Self::Tls(_) => None,
         }
     }
 
@@ -133,6 +144,13 @@ impl Tcp {
         (result, slice.into_inner())
     }
 
+    /// Appends what has arrived, at most the spare capacity of `buffer`, without waiting. `Ok(0)` is the end.
+    #[inline]
+    pub(crate) fn try_read(&self, buffer: &mut Vec<u8>) -> io::Result<usize> {
+        debug_assert!(buffer.len() < buffer.capacity(), "a read into no room looks like the end");
+        Ok(rustix::net::recv(self.fd(), spare_capacity(buffer), RecvFlags::DONTWAIT)?.1)
+    }
+
     #[inline]
     fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         Ok(rustix::net::send(self.fd(), bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?)
@@ -150,7 +168,7 @@ impl Tcp {
     }
 
     #[expect(unsafe_code, reason = "monoio names its descriptors only by number")]
-    fn fd(&self) -> BorrowedFd<'_> {
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         // SAFETY: the stream owns the descriptor and outlives the borrow.
         unsafe { BorrowedFd::borrow_raw(self.stream().as_raw_fd()) }
     }

@@ -186,7 +186,7 @@ impl Io {
             self.input = larger;
         }
         let before = self.input.len();
-        match self.link.stream.try_read(&mut self.input) {
+        match self.link.take_arrived(&mut self.input) {
             Ok(count) => {
                 let link = &self.link;
                 link.has_received(count);
@@ -234,6 +234,22 @@ impl Io {
         Poll::Ready(Ok(()))
     }
 
+    /// Waits for bytes: in the core's readiness set if that can be.
+    fn poll_arrival(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.readable.is_none() {
+            if self.link.is_watched() {
+                self.link.listen(Side::Read, cx.waker());
+                return self.link.poll_arrival().map(Ok);
+            }
+            let link = Rc::clone(&self.link);
+            self.readable = Some(Box::pin(async move { link.stream.readable().await }));
+        }
+        let readable = self.readable.as_mut().expect("it was just put there");
+        let result = ready!(readable.as_mut().poll(cx));
+        self.readable = None;
+        Poll::Ready(result)
+    }
+
     fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.turn.is_none() && self.link.is_spent() {
             let link = Rc::clone(&self.link);
@@ -264,22 +280,17 @@ impl AsyncRead for Io {
                 }
                 return Poll::Ready(Ok(()));
             }
-            if let Some(readable) = &mut this.readable {
+            if this.is_drained {
                 let turn = this.watch.turn.get();
-                let Poll::Ready(is_readable) = readable.as_mut().poll(cx) else {
+                let Poll::Ready(is_readable) = this.poll_arrival(cx) else {
                     this.waits_since.get_or_insert(turn);
                     return Poll::Pending;
                 };
-                this.readable = None;
-                // With epoll, what has come meanwhile is readable at once: nobody else had a turn.
+                // What has come meanwhile may be readable at once: nobody else had a turn.
                 if this.waits_since.take().is_some_and(|since| since != turn) {
                     this.link.has_waited();
                 }
                 is_readable?;
-            } else if this.is_drained {
-                let link = Rc::clone(&this.link);
-                this.readable = Some(Box::pin(async move { link.stream.readable().await }));
-                continue;
             }
             this.is_drained = false;
             let before = this.input.len();
@@ -375,32 +386,29 @@ pub(super) async fn within<T>(limit: std::time::Duration, operation: impl Future
 
 #[cfg(test)]
 mod tests {
-    use std::{io::Write, net};
-
     use super::*;
-    use crate::{Config, Registry, Worker, h2c::PREFACE, runtime::Driver};
+    use crate::{Config, Registry, Worker, duplex, h2c::PREFACE, runtime::Driver};
 
     #[test]
     fn a_peer_that_is_always_in_time_gives_up_its_turn() {
         Driver::Epoll.build().unwrap().block_on(async {
-            let listener = monoio::net::TcpListener::bind("127.0.0.1:0").unwrap();
-            let mut peer = net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-            let stream = listener.accept().await.unwrap().0;
+            // In memory, what is there is readable at once, without a look at anything else.
+            let (stream, peer) = duplex::pair();
             let worker = Worker::new(Config::default(), Registry::new());
-            let tracked = worker.sessions.track(stream.try_into().unwrap(), None, None, &worker);
+            let tracked = worker.sessions.track(stream.into(), None, None, &worker);
             let link = Rc::clone(&tracked.0);
             let watch = Rc::new(Watch::new(&link));
             let mut io = Io::new(link, Rc::clone(&watch), Gate::new(), b"");
             let mut buffer = [0; 1024];
-            peer.write_all(PREFACE).unwrap();
-            peer.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).unwrap();
+            peer.try_write(PREFACE).unwrap();
+            peer.try_write(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).unwrap();
             poll_fn(|cx| Pin::new(&mut io).poll_read(cx, &mut ReadBuf::new(&mut buffer))).await.unwrap();
             let mut count = 0;
             poll_fn(|cx| {
                 watch.next_turn();
                 loop {
                     // What the peer sends next is there before it is looked for.
-                    peer.write_all(&[0, 0, 4, 8, 0, 0, 0, 0, 0, 0, 0, 0, 1]).unwrap();
+                    peer.try_write(&[0, 0, 4, 8, 0, 0, 0, 0, 0, 0, 0, 0, 1]).unwrap();
                     let mut into = ReadBuf::new(&mut buffer);
                     match Pin::new(&mut io).poll_read(cx, &mut into) {
                         Poll::Ready(read) => read.unwrap(),

@@ -688,8 +688,8 @@ fn a_quiet_connection_is_woken_by_ciphertext() {
             let stream = scene.connect_over(Stream::try_from(near).unwrap()).await.unwrap().0;
             let talk = async |mut socket: Socket| {
                 for size in [5, 100_000, 3, 700_000, 1] {
-                    // Longer than a connection has to be silent to be parked.
-                    sleep(Duration::from_millis(300)).await;
+                    // Nothing is under way.
+                    sleep(Duration::from_millis(100)).await;
                     for _ in 0..3 {
                         socket.send(&vec![1; size][..]).await?;
                         let echoed = socket.recv().await?.map(|message| message.len());

@@ -4,6 +4,8 @@ use std::{
     io::{BufRead, BufReader, Read},
     path::PathBuf,
     process::{Child, Command, Output, Stdio},
+    thread,
+    time::Duration,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -81,16 +83,18 @@ pub(super) fn parsed(output: &Output) -> (i32, Value) {
     (output.status.code().unwrap(), value)
 }
 
-/// Runs it up to three times: on a machine that others use, too, time is now and then taken from both sides.
-pub(super) fn within_three(mut attempt: impl FnMut() -> Result<(), String>) {
-    let mut last = String::new();
-    for _ in 0..3 {
+/// Runs it up to five times, the later ones after a pause: on a machine that others use, too, time is taken from both sides
+/// for seconds on end. What is wrong with the engine is wrong each time.
+pub(super) fn within_five(mut attempt: impl FnMut() -> Result<(), String>) {
+    let mut faults = Vec::new();
+    for pause in 0..5 {
+        thread::sleep(Duration::from_secs(pause));
         match attempt() {
             Ok(()) => return,
-            Err(why) => last = why,
+            Err(why) => faults.push(why),
         }
     }
-    panic!("{last}");
+    panic!("{}", faults.join("; again: "));
 }
 
 /// Whether the server is not blamed. That we were late ourselves may be true on a busy machine, and is said then.

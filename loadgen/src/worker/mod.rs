@@ -8,11 +8,13 @@
 //! | file | what |
 //! |---|---|
 //! | `opening.rs` | connections come about, and come back |
+//! | `readers.rs` | the replies of a closed loop |
 //! | `schedule.rs` `pacing.rs` | phase by phase, each message at its time |
 //! | `ticker.rs` | what has to be looked at now and then |
 
 mod opening;
 mod pacing;
+mod readers;
 mod schedule;
 mod ticker;
 
@@ -46,6 +48,7 @@ use crate::{
     storm,
     units::{Nanos, nanos},
 };
+use readers::Readers;
 use schedule::{Schedule, Window};
 
 /// What the threads have in common. It is written when phases change and at each tick, not for each message.
@@ -151,6 +154,8 @@ pub(crate) struct Worker<S> {
     over: Cell<Option<Nanos>>,
     cut_at: Cell<Nanos>,
     schedule: OnceCell<Schedule>,
+    /// Who reads for all connections of a closed loop.
+    readers: OnceCell<Rc<Readers<S>>>,
     /// Which phase it was at the last look.
     phase: Cell<usize>,
     /// Messages that may still be measured.
@@ -203,6 +208,7 @@ impl<S: Scenario> Worker<S> {
             is_cut: Cell::new(false),
             cut_at: Cell::new(0),
             schedule: OnceCell::new(),
+            readers: OnceCell::new(),
             phase: Cell::new(0),
             server: Cell::new(None),
             shared,
@@ -349,6 +355,11 @@ impl<S: Scenario> Worker<S> {
         self.schedule.get_or_init(|| Schedule::new(&self.plan, start));
         monoio::time::sleep(Duration::from_nanos(start.saturating_sub(self.now()))).await;
         monoio::spawn(Rc::clone(self).tick());
+    }
+
+    /// Who reads for the connections, if they do not themselves.
+    pub(crate) fn readers(&self) -> Option<&Rc<Readers<S>>> {
+        self.readers.get()
     }
 
     /// When each phase is.

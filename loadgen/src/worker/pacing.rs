@@ -2,7 +2,7 @@
 
 use std::{io, rc::Rc, time::Duration};
 
-use super::{CUT_TIME, Schedule, TICK, Window, Worker, grace};
+use super::{CUT_TIME, Readers, Schedule, TICK, Window, Worker, grace};
 use crate::{
     connection::{Connection, Opened},
     pace::{self, Pacer},
@@ -16,6 +16,11 @@ use crate::{
 impl<S: Scenario> Worker<S> {
     /// Messages over connections that stay.
     pub(super) async fn load(self: &Rc<Self>, opened: Vec<Opened<S>>, pacer: &Rc<Pacer>) -> io::Result<()> {
+        if !self.plan.is_open() {
+            let readers = Readers::new(self.plan.share(self.index))?;
+            let readers = self.readers.get_or_init(|| Rc::new(readers));
+            monoio::spawn(Rc::clone(readers).read(Rc::clone(self)));
+        }
         opened.into_iter().for_each(|opened| self.join(opened));
         for (index, phase) in self.plan.phases.iter().enumerate() {
             if self.live.borrow().is_empty() && !self.plan.reconnects && !phase.is_storm {

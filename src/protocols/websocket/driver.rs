@@ -1,7 +1,7 @@
 //! The one task of a WebSocket: it reads, runs the handler, writes what the handler queued, pings, and closes.
 //!
 //! A round is: the handler runs as far as it can; what it queued goes out in one write; then more bytes are waited for,
-//! in the ring, or parked if the peer is a quiet one. The wait goes on while the handler sends, and is never dropped before
+//! in the core's readiness set, or in the ring. The wait goes on while the handler sends, and is never dropped before
 //! the end.
 
 use std::{
@@ -24,7 +24,7 @@ use crate::{
     Error, Upgraded,
     buffer::ReadBuf,
     registry::LocalBoxFuture,
-    sessions::{Millis, NEVER, Side},
+    sessions::{NEVER, Side},
     ws::{self, CloseFrame, Code, Opcode, Role},
 };
 
@@ -121,21 +121,23 @@ where
         link.within(Side::Read, shared.settings.ping_after);
         // What reads is lent by the core while there is something to read, or in the middle of something.
         let mut inbound = Some(inbound);
-        // In a box, for a quiet connection needs no room for it.
+        // In a box, for who waits in the readiness set needs no room for it.
         let mut reading = None;
-        let mut is_quiet = true;
         let mut expected = 0;
+        // Everything else was seen to since it was last waited.
+        let mut is_settled = false;
         loop {
             if let Some(arrived) = inbound.take() {
                 inbound = self.deal_with(arrived).await?;
                 if inbound.is_none() {
                     return self.finish().await;
                 }
+                is_settled = true;
             }
             if link.is_spent() {
                 Box::pin(link.pass()).await; // rare, and large
+                is_settled = false;
             }
-            let since = link.worker.now();
             self.is_reading = true;
             {
                 let mut buf =
@@ -144,8 +146,8 @@ where
                     Some(inbound) => &mut inbound.buf,
                     None => buf.get_or_insert_default(),
                 };
-                if is_quiet && buf.unread().is_empty() && link.park() {
-                    buf.release(&link.worker.hot);
+                if link.is_watched() {
+                    buf.rest(&link.worker.small, &link.worker.hot);
                     reading = None;
                 } else {
                     let read = link.stream.read(buf.lend(&link.worker.hot, expected));
@@ -159,17 +161,26 @@ where
                     None => link.poll_arrival().map(|()| None),
                 };
                 has_waited |= polled.is_pending();
+                if polled.is_pending() && std::mem::take(&mut is_settled) {
+                    return Poll::Pending;
+                }
                 self.round_until(polled, cx)
             });
             let arrived = arrived.await?;
             if has_waited {
                 link.has_waited();
             }
-            let result = self.take_in(&mut inbound, arrived);
+            let result = self.take_in(&mut inbound, arrived, expected);
             self.is_reading = false;
             let count = match result {
                 Ok(count) if count > 0 => count,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    // The set has told of bytes that were taken before it did.
+                    if let Some(at_rest) = inbound.take_if(|inbound| inbound.is_at_rest()) {
+                        self.dismiss(at_rest).rest(&link.worker.small, &link.worker.hot);
+                    }
+                    continue;
+                }
                 result => {
                     shared.ends(End::Lost);
                     self.finish().await?;
@@ -177,7 +188,6 @@ where
                 }
             };
             expected = count;
-            is_quiet = link.worker.now() - since >= QUIET;
             link.spend(count);
             link.has_received(count);
             self.is_pinged = false;
@@ -243,12 +253,15 @@ where
         &self,
         inbound: &mut Option<Box<Inbound>>,
         arrived: Option<BufResult<usize, Vec<u8>>>,
+        expected: usize,
     ) -> io::Result<usize> {
         let link = &self.shared.link;
         let buf = &mut inbound.get_or_insert_with(|| self.employ()).buf;
         match arrived {
             Some(read) => buf.arrived(read, &link.stream, &link.worker.hot),
-            None => buf.fill_now(&link.stream, &link.worker.hot),
+            None => {
+                buf.fill_now(&link.worker.small, &link.worker.hot, expected, |data| link.take_arrived(data))
+            }
         }
     }
 
@@ -430,6 +443,3 @@ where
         }
     }
 }
-
-/// Who was silent for so many milliseconds before it said something waits parked (`Link::park`) for what it says next.
-const QUIET: Millis = 250;

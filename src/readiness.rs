@@ -1,8 +1,10 @@
-//! Where connections wait that have been quiet for a while: one readiness set for each core.
+//! Where connections wait for bytes: one readiness set for each core.
 //!
-//! A read that waits holds a buffer, an operation and a place in the ring. A quiet connection gives them up, and
-//! waits here as a descriptor: when bytes arrive, its task is woken and takes them without waiting. It costs two system
-//! calls more for each wait, so those who talk all the time wait in the ring.
+//! A read that waits in the ring holds a buffer and an operation. A connection that waits here holds its descriptor, which
+//! is put in once: when bytes arrive, its task is woken and takes them at once into the core's hot buffer.
+//!
+//! The set tells each change once (edge-triggered), so a connection keeps in mind that something is there until it has taken
+//! all of it.
 
 use std::{
     cell::Cell,
@@ -27,13 +29,13 @@ use crate::worker::Worker;
 
 /// A core's readiness set.
 #[derive(Debug)]
-pub(crate) struct Parking {
+pub(crate) struct Readiness {
     set: Rc<UnixStream>,
     /// Somebody looks after it: the runtime of the task that does may be gone.
     is_watched: Rc<Cell<bool>>,
 }
 
-impl Parking {
+impl Readiness {
     /// A set for `worker`, and the task on this thread's runtime that looks after it.
     pub(crate) fn new(worker: Weak<Worker>) -> io::Result<Self> {
         let set = epoll::create(CreateFlags::CLOEXEC)?;
@@ -44,14 +46,13 @@ impl Parking {
         Ok(Self { set, is_watched })
     }
 
-    /// Waits for bytes on `socket`, or its end: then the connection that the `key` names is woken, once.
-    pub(crate) fn park(&self, socket: BorrowedFd<'_>, key: u64, is_known: bool) -> io::Result<()> {
+    /// From now on, until `socket` is closed, the connection that the `key` names is told what arrives there.
+    pub(crate) fn add(&self, socket: BorrowedFd<'_>, key: u64) -> io::Result<()> {
         if !self.is_watched.get() {
             return Err(io::ErrorKind::NotConnected.into());
         }
-        let flags = EventFlags::IN | EventFlags::RDHUP | EventFlags::ONESHOT;
-        let add_or_modify = if is_known { epoll::modify } else { epoll::add };
-        Ok(add_or_modify(fd(&self.set), socket, EventData::new_u64(key), flags)?)
+        let flags = EventFlags::IN | EventFlags::RDHUP | EventFlags::ET;
+        Ok(epoll::add(fd(&self.set), socket, EventData::new_u64(key), flags)?)
     }
 }
 
@@ -68,7 +69,7 @@ async fn watch(set: Rc<UnixStream>, worker: Weak<Worker>, _watch: Watch) {
     let mut events = Vec::with_capacity(BURST_MAX);
     loop {
         if set.readable(false).await.is_err() {
-            // Out of memory, for instance. Those who are parked already rely on us.
+            // Out of memory, for instance. Those who wait rely on us.
             monoio::time::sleep(Worker::TICK).await;
         }
         let Some(worker) = worker.upgrade() else { return };
@@ -77,7 +78,9 @@ async fn watch(set: Rc<UnixStream>, worker: Weak<Worker>, _watch: Watch) {
             let now = Timespec { tv_sec: 0, tv_nsec: 0 };
             let count = epoll::wait(fd(&set), spare_capacity(&mut events), Some(&now)).unwrap_or(0);
             for event in events.drain(..) {
-                worker.sessions.arrived(event.data.u64());
+                let flags = event.flags;
+                let is_end = flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR);
+                worker.sessions.arrived(event.data.u64(), is_end);
             }
             if count < BURST_MAX {
                 break;

@@ -1,0 +1,119 @@
+//! The replies of a closed loop: all connections of a core wait in one readiness set, and are read into one buffer.
+//!
+//! Nothing is ever due there but the next reply, so the core may sleep in the set itself, and look after everything else
+//! once in a while. In an open loop messages are due at their times: there the ring waits for replies and for the clock.
+
+use std::{
+    cell::RefCell,
+    io,
+    ops::Range,
+    os::{
+        fd::{AsRawFd, BorrowedFd},
+        unix::net,
+    },
+    rc::Rc,
+};
+
+use monoio::net::UnixStream;
+use rustix::{
+    buffer::spare_capacity,
+    event::{
+        Timespec,
+        epoll::{self, CreateFlags, EventData, EventFlags},
+    },
+};
+
+use super::Worker;
+use crate::{connection::Connection, scenario::Scenario, socket::Tcp, units::Nanos};
+
+/// Those of one core.
+pub(crate) struct Readers<S> {
+    set: UnixStream,
+    first: u32,
+    /// By their number, from the first one.
+    connections: RefCell<Vec<Option<Rc<Connection<S>>>>>,
+}
+
+impl<S: Scenario> Readers<S> {
+    /// For the calling thread's runtime, and connections with these numbers.
+    pub(super) fn new(share: Range<u32>) -> io::Result<Self> {
+        let set = epoll::create(CreateFlags::CLOEXEC)?;
+        // What waits for a stream to be readable waits for a set, too.
+        let set = UnixStream::from_std(net::UnixStream::from(set))?;
+        let connections = RefCell::new(share.clone().map(|_| None).collect());
+        Ok(Self { set, first: share.start, connections })
+    }
+
+    /// From now on all that arrives on `tcp` is the connection's to [take](Connection::take), until this is dropped.
+    pub(crate) fn add<'a>(
+        &'a self,
+        connection: &Rc<Connection<S>>,
+        tcp: &'a Tcp,
+    ) -> io::Result<Reader<'a, S>> {
+        let index = connection.number - self.first;
+        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+        epoll::add(self.fd(), tcp.fd(), EventData::new_u64(index.into()), flags)?;
+        self.connections.borrow_mut()[index as usize] = Some(Rc::clone(connection));
+        Ok(Reader { readers: self, tcp, index })
+    }
+
+    /// Hands over what arrives, as long as the runtime runs.
+    pub(super) async fn read(self: Rc<Self>, worker: Rc<Worker<S>>) {
+        let mut events = Vec::with_capacity(BURST_MAX);
+        let mut shared = Vec::with_capacity(SHARED);
+        let mut look_up = 0;
+        loop {
+            if worker.now() >= look_up {
+                // Lets the others have their turn. An error says that there is no memory to wait with; the set is asked anyway.
+                let _ = self.set.readable(false).await;
+                look_up = worker.now() + LOOK_UP;
+            }
+            // Whoever opens a connection needs the ring.
+            let is_alone = worker.busy.get() == worker.live.borrow().len();
+            let tv_nsec = if is_alone { LOOK_UP as _ } else { 0 };
+            let timeout = Timespec { tv_sec: 0, tv_nsec };
+            // An error says that a signal came in between; what is ready stays so.
+            let count = epoll::wait(self.fd(), spare_capacity(&mut events), Some(&timeout)).unwrap_or(0);
+            if count == 0 {
+                look_up = 0;
+            }
+            for event in events.drain(..) {
+                let flags = event.flags;
+                let is_ended = flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR);
+                if let Some(connection) = &self.connections.borrow()[event.data.u64() as usize]
+                    && !connection.take(&worker, &mut shared, is_ended)
+                {
+                    // Its own task sees to the end.
+                    look_up = 0;
+                }
+            }
+        }
+    }
+
+    #[expect(unsafe_code, reason = "monoio names its descriptors only by number")]
+    fn fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the set owns the descriptor and outlives the borrow.
+        unsafe { BorrowedFd::borrow_raw(self.set.as_raw_fd()) }
+    }
+}
+
+/// A connection's place in the set.
+pub(crate) struct Reader<'a, S: Scenario> {
+    readers: &'a Readers<S>,
+    tcp: &'a Tcp,
+    index: u32,
+}
+
+impl<S: Scenario> Drop for Reader<'_, S> {
+    fn drop(&mut self) {
+        // It fails for a descriptor that is not there, which is what is wanted.
+        let _ = epoll::delete(self.readers.fd(), self.tcp.fd());
+        self.readers.connections.borrow_mut()[self.index as usize] = None;
+    }
+}
+
+const BURST_MAX: usize = 256;
+/// Room for what a server sends while we look elsewhere, and small enough to stay in the cache.
+const SHARED: usize = 256 << 10;
+/// How long everything else may have to wait.
+const LOOK_UP: Nanos = 1_000_000;
