@@ -62,12 +62,14 @@ pub(crate) async fn run<S: Scenario>(
         let (worker, busy, sockets) = (Rc::clone(worker), Rc::clone(&busy), Rc::clone(&sockets));
         worker.enter();
         monoio::spawn(async move {
-            let opened = open(&worker, number, intended).await;
+            // In a box, so that what only the opening needs is gone while it stays.
+            let stays = open(&worker, number, intended)
+                .await
+                .map(|opened| (Rc::clone(&opened.socket), Box::pin(stay(&worker, opened, hold, says))));
             busy.set(busy.get() - 1);
-            if let Some(opened) = opened {
-                sockets.borrow_mut().push(Rc::downgrade(&opened.socket));
-                let socket = Rc::clone(&opened.socket);
-                if let Err(fault) = stay(&worker, opened, hold, says).await {
+            if let Some((socket, stays)) = stays {
+                sockets.borrow_mut().push(Rc::downgrade(&socket));
+                if let Err(fault) = stays.await {
                     worker.record.borrow_mut().fault(&fault);
                 }
                 socket.abort();
@@ -156,6 +158,8 @@ async fn stay<S: Scenario>(
         flights.push(now, now, 0);
         write_all(&socket, &out).await.map_err(Fault::Lost)?;
         buffer.reserve(S::reply_max(worker.plan.sizes.max()));
+    } else {
+        buffer.shrink_to(64);
     }
     let mut closing = None;
     let mut is_staying = !says;
