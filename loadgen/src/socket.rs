@@ -7,7 +7,7 @@ use std::{
     cell::UnsafeCell,
     io,
     net::{IpAddr, SocketAddr},
-    os::fd::{AsRawFd, BorrowedFd},
+    os::fd::{AsRawFd, BorrowedFd, RawFd},
 };
 
 use monoio::{buf::SliceMut, io::AsyncReadRent, net::TcpStream};
@@ -77,7 +77,11 @@ impl Socket {
 }
 
 /// A TCP connection.
-pub(crate) struct Tcp(UnsafeCell<TcpStream>);
+pub(crate) struct Tcp {
+    stream: UnsafeCell<TcpStream>,
+    /// Its descriptor's number, which is two places away in the stream.
+    fd: RawFd,
+}
 
 impl Tcp {
     /// Dropping the future gives the attempt up. With `source` the connection comes from there; with `receive_buffer` the
@@ -126,7 +130,8 @@ impl Tcp {
     fn new(stream: TcpStream) -> io::Result<Self> {
         // Messages are written whole; waiting for more of them would only be measured as latency.
         stream.set_nodelay(true)?;
-        Ok(Self(UnsafeCell::new(stream)))
+        let fd = stream.as_raw_fd();
+        Ok(Self { stream: UnsafeCell::new(stream), fd })
     }
 
     /// Waits for bytes and appends them to `buffer`, at most its spare capacity. `Ok(0)` is the end.
@@ -138,7 +143,7 @@ impl Tcp {
         // SAFETY: the exclusive reference lives for this call only. `read` clones the descriptor into the operation
         // and keeps nothing borrowed; monoio's `unsafe impl Split for TcpStream` promises the same. The type is
         // neither `Send` nor `Sync`, so no other thread is here.
-        let stream = unsafe { &mut *self.0.get() };
+        let stream = unsafe { &mut *self.stream.get() };
         let (start, end) = (buffer.len(), buffer.capacity());
         let (result, slice) = stream.read(SliceMut::new(buffer, start, end)).await;
         (result, slice.into_inner())
@@ -158,19 +163,19 @@ impl Tcp {
 
     /// The same as the library has it, which TLS runs over.
     pub(crate) fn into_stream(self) -> io::Result<Stream> {
-        self.0.into_inner().try_into()
+        self.stream.into_inner().try_into()
     }
 
     #[expect(unsafe_code, reason = "the counterpart of `read`")]
     fn stream(&self) -> &TcpStream {
         // SAFETY: no exclusive reference outlives the call in `read` that made it.
-        unsafe { &*self.0.get() }
+        unsafe { &*self.stream.get() }
     }
 
     #[expect(unsafe_code, reason = "monoio names its descriptors only by number")]
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         // SAFETY: the stream owns the descriptor and outlives the borrow.
-        unsafe { BorrowedFd::borrow_raw(self.stream().as_raw_fd()) }
+        unsafe { BorrowedFd::borrow_raw(self.fd) }
     }
 }
 

@@ -21,6 +21,8 @@ pub(crate) struct WebSocket {
     receiver: Receiver,
     /// The longest frame that is waited for.
     reply_max: usize,
+    /// What is longer than this is a fault.
+    message_max: usize,
     /// A message is in the receiver, and not all of it: the next bytes need not be a header.
     is_within: bool,
     random: Random,
@@ -29,26 +31,42 @@ pub(crate) struct WebSocket {
     compressor: Option<Box<Compressor>>,
 }
 
+/// What is to be done with the frame at the front.
+enum Outlook {
+    /// Its rest is waited for: a frame that is seen whole is verified where it lies.
+    Wait,
+    /// It is a message by itself, of bytes that nobody has to look at but who verifies it.
+    Message { start: usize, end: usize },
+    /// The receiver reads it, and puts together what comes in pieces.
+    Read,
+}
+
 impl WebSocket {
     #[inline]
     fn masking_key(&mut self) -> [u8; 4] {
         if self.has_zero_mask { [0; 4] } else { (self.random.next() as u32).to_le_bytes() }
     }
 
-    /// Whether to wait until the rest of a frame is here. A frame that is seen whole is verified where it lies; one that
-    /// comes in pieces is put together by the receiver first.
+    /// What a frame's first bytes say is to be done with it.
     #[inline]
-    fn is_worth_waiting(&self, bytes: &[u8]) -> bool {
+    fn outlook(&self, bytes: &[u8]) -> Outlook {
+        if self.is_within {
+            return Outlook::Read;
+        }
         match Header::decode(bytes) {
-            _ if self.is_within => false,
             // What a server may not send is for the receiver to say, at once.
-            Ok(Some((header, _))) if header.mask.is_some() => false,
+            Ok(Some((header, _))) if header.mask.is_some() => Outlook::Read,
             Ok(Some((header, size))) => {
                 let whole = header.length.saturating_add(size as u64);
-                whole > bytes.len() as u64 && whole <= self.reply_max as u64
+                if whole > bytes.len() as u64 {
+                    let is_worth_waiting = whole <= self.reply_max as u64;
+                    return if is_worth_waiting { Outlook::Wait } else { Outlook::Read };
+                }
+                let is_message = header.fin && !header.rsv1 && header.opcode == Opcode::Binary;
+                if is_message { Outlook::Message { start: size, end: whole as usize } } else { Outlook::Read }
             }
-            Ok(None) => true,
-            Err(_) => false,
+            Ok(None) => Outlook::Wait,
+            Err(_) => Outlook::Read,
         }
     }
 
@@ -113,6 +131,7 @@ impl Scenario for WebSocket {
             opcode: if how.is_text { Opcode::Text } else { Opcode::Binary },
             receiver,
             reply_max: Self::reply_max(plan.sizes.max()),
+            message_max: limits.message_max,
             is_within: false,
             random,
             has_zero_mask: how.has_zero_mask,
@@ -150,8 +169,14 @@ impl Scenario for WebSocket {
     fn receive(&mut self, bytes: &mut [u8], out: &mut Vec<u8>, sink: &mut impl Sink) -> Result<usize, Fault> {
         let mut at = 0;
         while at < bytes.len() {
-            if self.is_worth_waiting(&bytes[at..]) {
-                break;
+            match self.outlook(&bytes[at..]) {
+                Outlook::Wait => break,
+                Outlook::Message { start, end } if end - start <= self.message_max => {
+                    sink.reply(&bytes[at + start..at + end], self.opcode == Opcode::Binary)?;
+                    at += end;
+                    continue;
+                }
+                Outlook::Message { .. } | Outlook::Read => {}
             }
             let received = self.receiver.receive(&mut bytes[at..])?;
             at += received.consumed;
