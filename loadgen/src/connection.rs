@@ -175,6 +175,16 @@ pub(crate) async fn write_all(socket: &Socket, mut bytes: &[u8]) -> io::Result<(
     Ok(())
 }
 
+/// What a look at a connection that can be read has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Taken {
+    All,
+    /// There may be more, when others have had their turn.
+    Some,
+    /// It has ended; its own task sees to that.
+    Over,
+}
+
 /// A connection that messages go over.
 pub(crate) struct Connection<S> {
     pub(crate) number: u32,
@@ -304,51 +314,53 @@ impl<S: Scenario> Connection<S> {
         .await
     }
 
-    /// Takes all that has arrived, by way of `shared`, which is empty before and after it; `is_ended` says that the server
-    /// will send no more. Returns whether this connection goes on.
+    /// Takes what has arrived, by way of `shared`, which is empty before and after it; `is_ended` says that the server will
+    /// send no more.
     #[inline]
-    pub(crate) fn take(&self, worker: &Worker<S>, shared: &mut Vec<u8>, is_ended: bool) -> bool {
-        let Err(fault) = self.try_take(worker, shared, is_ended) else { return true };
-        shared.clear();
-        // The first one is the reason.
-        self.fault.borrow_mut().get_or_insert(fault);
-        self.wake();
-        false
+    pub(crate) fn take(&self, worker: &Worker<S>, shared: &mut Vec<u8>, is_ended: bool) -> Taken {
+        match self.try_take(worker, shared, is_ended) {
+            Ok(true) => Taken::All,
+            Ok(false) => Taken::Some,
+            Err(fault) => {
+                shared.clear();
+                // The first one is the reason.
+                self.fault.borrow_mut().get_or_insert(fault);
+                self.wake();
+                Taken::Over
+            }
+        }
     }
 
-    fn try_take(&self, worker: &Worker<S>, shared: &mut Vec<u8>, is_ended: bool) -> Result<(), Fault> {
-        let Some(tcp) = self.socket.plain() else { return Ok(()) };
+    /// One read, and whether it has taken all.
+    fn try_take(&self, worker: &Worker<S>, shared: &mut Vec<u8>, is_ended: bool) -> Result<bool, Fault> {
+        let Some(tcp) = self.socket.plain() else { return Ok(true) };
         if !self.state.borrow().unsent.is_empty() {
             self.send_unsent(worker);
         }
         let rest = &mut *self.rest.borrow_mut();
-        loop {
-            // A long reply is put together in a place of its own.
-            let is_long = rest.len() > shared.capacity() / 8;
-            let buffer = if is_long {
-                rest.reserve(BUFFER_MAX);
-                &mut *rest
-            } else {
-                shared.append(rest);
-                &mut *shared
-            };
-            let result = tcp.try_read(buffer);
-            let is_drained = buffer.len() < buffer.capacity() && !is_ended;
-            let result = match result {
-                Ok(0) => Err(Fault::Ended),
-                Ok(_) => self.turn(worker, buffer).map(|()| is_drained),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(false),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
-                Err(error) => Err(Fault::Lost(error)),
-            };
-            rest.append(shared);
-            if self.is_leaving.get() {
-                self.abort_if_done(&self.state.borrow());
-            }
-            if result? {
-                return Ok(());
-            }
+        // A long reply is put together in a place of its own.
+        let is_long = rest.len() > shared.capacity() / 8;
+        let buffer = if is_long {
+            rest.reserve(BUFFER_MAX);
+            &mut *rest
+        } else {
+            shared.append(rest);
+            &mut *shared
+        };
+        let result = tcp.try_read(buffer);
+        let is_drained = buffer.len() < buffer.capacity() && !is_ended;
+        let result = match result {
+            Ok(0) => Err(Fault::Ended),
+            Ok(_) => self.turn(worker, buffer).map(|()| is_drained),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
+            Err(error) => Err(Fault::Lost(error)),
+        };
+        rest.append(shared);
+        if self.is_leaving.get() {
+            self.abort_if_done(&self.state.borrow());
         }
+        result
     }
 
     /// As few bytes at a time as the plan says for a slow reader.

@@ -19,7 +19,7 @@ impl<S: Scenario> Worker<S> {
         if !self.plan.is_open() {
             let readers = Readers::new(self.plan.share(self.index))?;
             let readers = self.readers.get_or_init(|| Rc::new(readers));
-            monoio::spawn(Rc::clone(readers).read(Rc::clone(self)));
+            monoio::spawn(Rc::clone(readers).read(Rc::clone(self), Rc::clone(pacer)));
         }
         opened.into_iter().for_each(|opened| self.join(opened));
         for (index, phase) in self.plan.phases.iter().enumerate() {

@@ -24,7 +24,13 @@ use rustix::{
 };
 
 use super::Worker;
-use crate::{connection::Connection, scenario::Scenario, socket::Tcp, units::Nanos};
+use crate::{
+    connection::{Connection, Taken},
+    pace::Pacer,
+    scenario::Scenario,
+    socket::Tcp,
+    units::Nanos,
+};
 
 /// Those of one core.
 pub(crate) struct Readers<S> {
@@ -58,33 +64,43 @@ impl<S: Scenario> Readers<S> {
     }
 
     /// Hands over what arrives, as long as the runtime runs.
-    pub(super) async fn read(self: Rc<Self>, worker: Rc<Worker<S>>) {
+    pub(super) async fn read(self: Rc<Self>, worker: Rc<Worker<S>>, pacer: Rc<Pacer>) {
         let mut events = Vec::with_capacity(BURST_MAX);
         let mut shared = Vec::with_capacity(SHARED);
+        // Those that may have more, and whether they have ended.
+        let mut again: Vec<(u64, bool)> = Vec::new();
+        let mut turn = Vec::new();
         let mut look_up = 0;
         loop {
             if worker.now() >= look_up {
                 // Lets the others have their turn. An error says that there is no memory to wait with; the set is asked anyway.
-                let _ = self.set.readable(false).await;
+                if again.is_empty() {
+                    let _ = self.set.readable(false).await;
+                } else {
+                    let _ = pacer.pass().await;
+                }
                 look_up = worker.now() + LOOK_UP;
             }
             // Whoever opens a connection needs the ring.
-            let is_alone = worker.busy.get() == worker.live.borrow().len();
-            let tv_nsec = if is_alone { LOOK_UP as _ } else { 0 };
-            let timeout = Timespec { tv_sec: 0, tv_nsec };
+            let may_sleep = again.is_empty() && worker.busy.get() == worker.live.borrow().len();
+            let timeout = Timespec { tv_sec: 0, tv_nsec: if may_sleep { LOOK_UP as _ } else { 0 } };
             // An error says that a signal came in between; what is ready stays so.
             let count = epoll::wait(self.fd(), spare_capacity(&mut events), Some(&timeout)).unwrap_or(0);
-            if count == 0 {
+            if count == 0 && again.is_empty() {
                 look_up = 0;
             }
-            for event in events.drain(..) {
+            let told = events.drain(..).map(|event: epoll::Event| {
                 let flags = event.flags;
                 let is_ended = flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR);
-                if let Some(connection) = &self.connections.borrow()[event.data.u64() as usize]
-                    && !connection.take(&worker, &mut shared, is_ended)
-                {
-                    // Its own task sees to the end.
-                    look_up = 0;
+                (event.data.u64(), is_ended)
+            });
+            turn.append(&mut again);
+            for (index, is_ended) in turn.drain(..).chain(told) {
+                let Some(connection) = &self.connections.borrow()[index as usize] else { continue };
+                match connection.take(&worker, &mut shared, is_ended) {
+                    Taken::All => {}
+                    Taken::Some => again.push((index, is_ended)),
+                    Taken::Over => look_up = 0,
                 }
             }
         }
