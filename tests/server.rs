@@ -442,6 +442,27 @@ fn a_worker_that_is_lost_leaves_its_counts() {
     assert!(stats.protocols["echo"].sessions <= 1, "the lost one is not open any more");
 }
 
+/// The readiness set tells each change once: an end that comes with bytes must not be lost behind them.
+#[test]
+fn an_end_that_comes_with_bytes_is_noticed() {
+    for driver in drivers() {
+        let config = Config { threads: 1, ..config(driver) };
+        let server = Server::start(config, |_| protocols::demonstration(Settings::default())).unwrap();
+        let address = server.addresses()[0];
+        let mut clients: Vec<_> = (0..50).map(|_| Client::switched(address, "websocket")).collect();
+        for client in &mut clients {
+            client.send(frame(0x81, b"hello"));
+            client.0.shutdown(Shutdown::Write).unwrap();
+            client.expect(b"\x81\x05hello");
+        }
+        // They are still there, and nothing else will come from them.
+        until(&server, "all have been heard to end", |stats| stats.connections == 0);
+        drop(clients);
+        server.drain();
+        server.join();
+    }
+}
+
 #[test]
 fn who_was_quiet_is_heard_at_once_and_so_is_who_talks() {
     for driver in drivers() {
