@@ -13,6 +13,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use hdrhistogram::serialization::{Deserializer, Serializer as _, V2Serializer};
 use serde::{Deserialize, Serialize};
 use switchpoint::Driver;
 
@@ -23,7 +24,7 @@ use crate::{
     pace::Pace,
     plan::{Kind, Plan},
     progress::Progress,
-    record::{Interval, Record},
+    record::{Interval, Record, Times},
     server::{self, Usage},
     units::{Nanos, nanos},
     worker::{self, Pipe, Shared},
@@ -288,16 +289,39 @@ fn gather(
             && let Some((second, _)) = open.remove(&interval.second)
         {
             progress.second(&second);
-            seconds.push(second);
+            seconds.push(Packed::new(second));
         }
         interval.clear();
         // Whoever needs none any more has hung up.
         let _ = empties[turn % empties.len()].send(interval);
         turn += 1;
     }
+    let mut seconds: Vec<Interval> = seconds.into_iter().map(Packed::unpacked).collect();
     seconds.extend(open.into_values().map(|(second, _)| second));
     seconds.sort_by_key(|second| second.second);
     seconds
+}
+
+/// A second that is over, with its histogram without the room for what did not occur: a run of hours has thousands of them.
+struct Packed {
+    rest: Interval,
+    latency: Vec<u8>,
+}
+
+impl Packed {
+    fn new(mut interval: Interval) -> Self {
+        let mut latency = Vec::new();
+        let tiny = Times::new(0).expect("no digits are few enough");
+        let times = std::mem::replace(&mut interval.latency, tiny);
+        V2Serializer::new().serialize(&times, &mut latency).expect("memory takes what is written");
+        latency.shrink_to_fit();
+        Self { rest: interval, latency }
+    }
+
+    fn unpacked(self) -> Interval {
+        let latency = Deserializer::new().deserialize(&mut self.latency.as_slice());
+        Interval { latency: latency.expect("it was written so"), ..self.rest }
+    }
 }
 
 const LOOK_UP: Duration = Duration::from_millis(100);
