@@ -203,9 +203,8 @@ impl ReadBuf {
         self.data = data;
         let mut count = result?;
         if count > 0 && self.data.len() == self.data.capacity() && self.small.is_none() {
-            self.enlarge(pool);
-            // An error or the end will be met again by the next read, after what is here was dealt with.
-            count += stream.try_read(&mut self.data).unwrap_or(0);
+            // As in `fill_now`.
+            count += self.fill_large(pool, |data| stream.try_read(data)).unwrap_or(0);
         }
         Ok(count)
     }
