@@ -754,6 +754,20 @@ fn a_request_that_was_taken_before_the_goaway_is_answered_whatever_else_is_refus
     });
 }
 
+/// A client whose windows are shut after its four answers of `/some` were made, and before they are taken; and its PING.
+async fn who_shuts_its_windows(site: &Site) -> Client {
+    let mut client = site.connect();
+    client.send(preface(&[])).await;
+    client.send(frame(WINDOW_UPDATE, 0, 0, [0, 0x10, 0, 0])).await;
+    for stream in [1, 3, 5, 7] {
+        client.send(frame(HEADERS, 5, stream, b"\x82\x86\x04\x05/some\x01\x09a.example")).await;
+    }
+    settle(site.transport).await;
+    client.send(frame(SETTINGS, 0, 0, [0, 4, 0, 0, 0, 0])).await;
+    client.send(frame(PING, 0, 0, [0; 8])).await;
+    client
+}
+
 #[test]
 fn refusals_are_not_taken_for_a_sign_of_answers_that_are() {
     const SIZE: usize = 60_000;
@@ -762,16 +776,7 @@ fn refusals_are_not_taken_for_a_sign_of_answers_that_are() {
     let config = Config { close_time: times, write_time: times, http2, ..config() };
     let registry = registry().get("/some", |_| Response::text("x".repeat(SIZE)));
     on(Transport::Memory, config, registry, async |site: &Site| {
-        let mut client = site.connect();
-        client.send(preface(&[])).await;
-        client.send(frame(WINDOW_UPDATE, 0, 0, [0, 0x10, 0, 0])).await;
-        for stream in [1, 3, 5, 7] {
-            client.send(frame(HEADERS, 5, stream, b"\x82\x86\x04\x05/some\x01\x09a.example")).await;
-        }
-        settle(site.transport).await;
-        // Its windows are shut after the answers were made, and before they are taken.
-        client.send(frame(SETTINGS, 0, 0, [0, 4, 0, 0, 0, 0])).await;
-        client.send(frame(PING, 0, 0, [0; 8])).await;
+        let mut client = who_shuts_its_windows(site).await;
         let mut taken = 0;
         loop {
             let frame = client.http2_frame().await;
@@ -849,16 +854,8 @@ fn answers_that_are_queued_do_not_wait_for_ever() {
     let config = Config { write_time: Duration::from_millis(200), ..config() };
     let registry = registry().get("/some", |_| Response::text("x".repeat(SIZE)));
     on(Transport::Memory, config, registry, async |site: &Site| {
-        let mut client = site.connect();
-        client.send(preface(&[])).await;
-        client.send(frame(WINDOW_UPDATE, 0, 0, [0, 0x10, 0, 0])).await;
-        for stream in [1, 3, 5, 7] {
-            client.send(frame(HEADERS, 5, stream, b"\x82\x86\x04\x05/some\x01\x09a.example")).await;
-        }
-        settle(site.transport).await;
-        // Its windows are shut after the answers were made, and before they are taken. A PING is no sign that it takes anything.
-        client.send(frame(SETTINGS, 0, 0, [0, 4, 0, 0, 0, 0])).await;
-        client.send(frame(PING, 0, 0, [0; 8])).await;
+        // A PING is no sign that it takes anything.
+        let mut client = who_shuts_its_windows(site).await;
         settle(site.transport).await;
         let mut taken = 0;
         let goaway = loop {
