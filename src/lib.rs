@@ -58,6 +58,7 @@ mod listener;
 mod metrics;
 mod network;
 mod observe;
+mod prefetch;
 mod process;
 pub mod protocols;
 pub mod proxy_protocol;

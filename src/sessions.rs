@@ -24,6 +24,7 @@ use crate::{
     limits::{self, Admitted},
     metrics::add,
     observe::{Details, SessionId},
+    prefetch::{PARTS, Places},
     upgrade::ForSession,
     worker::Worker,
 };
@@ -279,6 +280,13 @@ impl Link {
         result
     }
 
+    /// Where the state lies that its protocol needs as soon as something arrives: it is fetched ahead.
+    pub(crate) fn keeps_state_at(&self, parts: [usize; PARTS - 1]) {
+        let [task, protocol, handler, shared] = parts;
+        let link = std::ptr::from_ref(self).addr();
+        self.worker.sessions.places.set(self.slot.get(), [task, protocol, handler, shared, link]);
+    }
+
     /// What the readiness set knows it by: its slot, and enough of its number to tell it from who had the slot before.
     fn key(&self) -> u64 {
         (self.id << 32) | u64::from(self.slot.get())
@@ -395,6 +403,9 @@ const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 const TURN_MAX: u32 = 1 << 20;
 const STEP_COST: u32 = 256;
 
+/// The state of so many connections stays in a core's own cache, and need not be fetched ahead.
+const CACHED: usize = 512;
+
 /// How long an expired connection may take to say why, in milliseconds.
 const GRACE: Millis = 2_000;
 
@@ -450,6 +461,7 @@ pub(crate) struct Sessions {
     upgraded: Cell<usize>,
     /// Those that an operator has ended, and when they are cut.
     doomed: RefCell<Vec<(u64, Millis)>>,
+    places: Places,
 }
 
 impl Sessions {
@@ -514,6 +526,15 @@ impl Sessions {
         }
     }
 
+    /// Something has arrived for the connections with these `keys`, and they are about to be [told](Self::arrived).
+    pub(crate) fn prefetch(&self, keys: impl Iterator<Item = u64>) {
+        if self.live.borrow().len() > CACHED {
+            for key in keys {
+                self.places.prefetch(key as u32);
+            }
+        }
+    }
+
     /// Something has arrived for the connection with this `key`. Who has not taken what came before is not woken again.
     pub(crate) fn arrived(&self, key: u64, is_end: bool) {
         let live = self.live.borrow();
@@ -522,10 +543,14 @@ impl Sessions {
         let Some(link) = link else { return };
         let before = link.inlet.replace(if is_end { Inlet::Ended } else { Inlet::Filled });
         if before != Inlet::Filled {
-            let waker = link.halves[Side::Read as usize].waker.take();
+            let link = Rc::clone(link);
             drop(live); // waking may run code that comes back here
-            if let Some(waker) = waker {
-                waker.wake();
+            let kept = &link.halves[Side::Read as usize].waker;
+            if let Some(waker) = kept.take() {
+                waker.wake_by_ref();
+                // It stays, for it is the one that will wait again.
+                let newer = kept.take();
+                kept.set(newer.or(Some(waker)));
             }
         }
     }

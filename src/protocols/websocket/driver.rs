@@ -9,6 +9,7 @@ use std::{
     future::poll_fn,
     io, panic,
     pin::Pin,
+    ptr,
     rc::Rc,
     task::{Context, Poll},
 };
@@ -126,6 +127,13 @@ where
         let mut expected = 0;
         // Everything else was seen to since it was last waited.
         let mut is_settled = false;
+        poll_fn(|cx| {
+            let handler = self.handler.as_deref().map_or(0, |handler| ptr::from_ref(handler).addr());
+            let protocol = ptr::from_ref(self).addr();
+            link.keeps_state_at([cx.waker().data().addr(), protocol, handler, ptr::from_ref(shared).addr()]);
+            Poll::Ready(())
+        })
+        .await;
         loop {
             if let Some(arrived) = inbound.take() {
                 inbound = self.deal_with(arrived).await?;

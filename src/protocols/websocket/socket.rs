@@ -639,15 +639,18 @@ impl Shared {
 
     fn wake_receiver(&self) {
         if let Some(waker) = self.receiving.take() {
-            self.wake(waker);
+            self.wake(&waker);
+            // As a rule it is the one that waits again.
+            let newer = self.receiving.take();
+            self.receiving.set(newer.or(Some(waker)));
         }
     }
 
     /// Wakes a part of the handler. The driver's own task is about to poll the handler, and need not be scheduled again.
-    fn wake(&self, waker: Waker) {
+    fn wake(&self, waker: &Waker) {
         let task = self.task.take();
-        if !task.as_ref().is_some_and(|task| task.will_wake(&waker)) {
-            waker.wake();
+        if !task.as_ref().is_some_and(|task| task.will_wake(waker)) {
+            waker.wake_by_ref();
         }
         self.task.set(task);
     }
@@ -761,7 +764,7 @@ impl Shared {
         let taking = if is_our_turn || is_over { self.taking.take() } else { None };
         let is_taking = taking.is_some();
         if let Some(waker) = taking {
-            self.wake(waker);
+            self.wake(&waker);
         }
         let can_send = self.queue.borrow().has_room(self.settings.queue_max) && is_our_turn;
         let has_room = can_send || self.close_sent.get() || is_over;
@@ -769,7 +772,7 @@ impl Shared {
             return is_taking;
         }
         for waker in self.sending.take() {
-            self.wake(waker);
+            self.wake(&waker);
         }
         true
     }
