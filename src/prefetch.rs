@@ -10,23 +10,27 @@ use std::cell::RefCell;
 ///
 /// They are addresses and no references: one that is out of date costs a fetch in vain, and nothing else.
 #[derive(Debug, Default)]
-pub(crate) struct Places(RefCell<Vec<[usize; PARTS]>>);
+pub(crate) struct Places(RefCell<Vec<Box<Page>>>);
+
+/// In pages, because a vector that has grown leaves its old memory behind.
+type Page = [[usize; PARTS]; PAGE];
 
 impl Places {
     /// From now on, the connection in `slot` keeps its state at these addresses, of which each begins a part.
     pub(crate) fn set(&self, slot: u32, parts: [usize; PARTS]) {
-        let (mut places, slot) = (self.0.borrow_mut(), slot as usize);
-        if places.len() <= slot {
-            places.resize(slot + 1, [0; PARTS]);
+        let (mut pages, slot) = (self.0.borrow_mut(), slot as usize);
+        while pages.len() <= slot / PAGE {
+            pages.push(Box::new([[0; PARTS]; PAGE]));
         }
-        places[slot] = parts;
+        pages[slot / PAGE][slot % PAGE] = parts;
     }
 
     /// Has the state of the connection in `slot` fetched.
     #[inline]
     pub(crate) fn prefetch(&self, slot: u32) {
-        let places = self.0.borrow();
-        for part in places.get(slot as usize).into_iter().flatten() {
+        let (pages, slot) = (self.0.borrow(), slot as usize);
+        let Some(page) = pages.get(slot / PAGE) else { return };
+        for part in page[slot % PAGE] {
             for line in 0..LINES {
                 prefetch(part.wrapping_add(line * LINE));
             }
@@ -36,6 +40,7 @@ impl Places {
 
 /// Task, protocol, handler, what those two share, and the link.
 pub(crate) const PARTS: usize = 5;
+const PAGE: usize = 128;
 /// Of each part, those that are fetched.
 const LINES: usize = 4;
 const LINE: usize = 64;
@@ -61,11 +66,11 @@ mod tests {
     fn any_slot_and_any_address_will_do() {
         let places = Places::default();
         places.prefetch(7);
-        places.set(3, [0, 1, usize::MAX, usize::MAX - 100, std::ptr::from_ref(&places).addr()]);
+        places.set(3 * PAGE as u32, [0, 1, usize::MAX, usize::MAX - 100, std::ptr::from_ref(&places).addr()]);
         places.set(1, [8; PARTS]);
         assert_eq!(places.0.borrow().len(), 4);
-        assert_eq!(places.0.borrow()[1], [8; PARTS]);
-        for slot in 0..5 {
+        assert_eq!(places.0.borrow()[0][1], [8; PARTS]);
+        for slot in 0..5 * PAGE as u32 {
             places.prefetch(slot);
         }
     }

@@ -9,6 +9,7 @@
 use std::{
     cell::Cell,
     io,
+    mem::MaybeUninit,
     os::{
         fd::{AsRawFd, BorrowedFd},
         unix::net,
@@ -17,12 +18,9 @@ use std::{
 };
 
 use monoio::net::UnixStream;
-use rustix::{
-    buffer::spare_capacity,
-    event::{
-        Timespec,
-        epoll::{self, CreateFlags, EventData, EventFlags},
-    },
+use rustix::event::{
+    Timespec,
+    epoll::{self, CreateFlags, EventData, EventFlags},
 };
 
 use crate::worker::Worker;
@@ -66,27 +64,33 @@ impl Drop for Watch {
 }
 
 async fn watch(set: Rc<UnixStream>, worker: Weak<Worker>, _watch: Watch) {
-    let mut events = Vec::with_capacity(BURST_MAX);
+    let mut events = [const { MaybeUninit::uninit() }; BURST_MAX];
     loop {
         if set.readable(false).await.is_err() {
             // Out of memory, for instance. Those who wait rely on us.
             monoio::time::sleep(Worker::TICK).await;
         }
         let Some(worker) = worker.upgrade() else { return };
-        // An error says that a signal came in between; what is ready stays so.
+        let sessions = &worker.sessions;
+        let most = if sessions.are_cached() { BURST_MAX } else { BURST_FETCHED };
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let _ = epoll::wait(fd(&set), spare_capacity(&mut events), Some(&now));
-        worker.sessions.prefetch(events.iter().map(|event: &epoll::Event| event.data.u64()));
-        for event in events.drain(..) {
+        // An error says that a signal came in between; what is ready stays so.
+        let Ok((events, _)) = epoll::wait(fd(&set), &mut events[..most], Some(&now)) else { continue };
+        if most == BURST_FETCHED {
+            events.iter().for_each(|event| sessions.prefetch(event.data.u64()));
+        }
+        for event in events {
             let flags = event.flags;
             let is_end = flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR);
-            worker.sessions.arrived(event.data.u64(), is_end);
+            sessions.arrived(event.data.u64(), is_end);
         }
     }
 }
 
-/// They run before the next ones are told, so that what was fetched for them is still in the cache.
-const BURST_MAX: usize = 32;
+/// How many are told before they run.
+const BURST_MAX: usize = 256;
+/// The same where their state is fetched ahead, so that it is still there when they do.
+const BURST_FETCHED: usize = 32;
 
 #[expect(unsafe_code, reason = "monoio names its descriptors only by number")]
 fn fd(set: &UnixStream) -> BorrowedFd<'_> {

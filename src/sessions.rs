@@ -403,7 +403,7 @@ const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 const TURN_MAX: u32 = 1 << 20;
 const STEP_COST: u32 = 256;
 
-/// The state of so many connections stays in a core's own cache, and need not be fetched ahead.
+/// The state of so many connections stays in a core's own cache.
 const CACHED: usize = 512;
 
 /// How long an expired connection may take to say why, in milliseconds.
@@ -526,13 +526,14 @@ impl Sessions {
         }
     }
 
-    /// Something has arrived for the connections with these `keys`, and they are about to be [told](Self::arrived).
-    pub(crate) fn prefetch(&self, keys: impl Iterator<Item = u64>) {
-        if self.live.borrow().len() > CACHED {
-            for key in keys {
-                self.places.prefetch(key as u32);
-            }
-        }
+    /// Whether what is known of its connections stays in the core's own cache.
+    pub(crate) fn are_cached(&self) -> bool {
+        self.len() <= CACHED
+    }
+
+    /// Something has arrived for the connection with this `key`, and it is about to be [told](Self::arrived).
+    pub(crate) fn prefetch(&self, key: u64) {
+        self.places.prefetch(key as u32);
     }
 
     /// Something has arrived for the connection with this `key`. Who has not taken what came before is not woken again.

@@ -142,26 +142,32 @@ impl Header {
     /// Writes the header, its length in the shortest form, and returns how long it is.
     #[inline]
     pub fn encode(&self, out: &mut [u8; Self::SIZE_MAX]) -> usize {
+        self.encode_at(out, 0)
+    }
+
+    /// The same, into `bytes` at a place that has room for it. Nothing behind it is touched.
+    #[inline]
+    pub(crate) fn encode_at(&self, bytes: &mut [u8], at: usize) -> usize {
         debug_assert!(self.length >> 63 == 0, "a length has 63 bits");
         let flag = |set: bool, bit: u8| if set { bit } else { 0 };
         let mask = flag(self.mask.is_some(), MASK);
-        out[0] = flag(self.fin, FIN) | flag(self.rsv1, RSV1) | self.opcode as u8;
+        let first = flag(self.fin, FIN) | flag(self.rsv1, RSV1) | self.opcode as u8;
+        // Each of a size that the compiler knows: a copy of any other is a call.
         let size = if self.length < 126 {
-            out[1] = mask | self.length as u8;
-            2
+            put(bytes, at, [first, mask | self.length as u8])
         } else if let Ok(length) = u16::try_from(self.length) {
-            out[1] = mask | 126;
-            out[2..4].copy_from_slice(&length.to_be_bytes());
-            4
+            put(bytes, at, [first, mask | 126]) + put(bytes, at + 2, length.to_be_bytes())
         } else {
-            out[1] = mask | 127;
-            out[2..10].copy_from_slice(&self.length.to_be_bytes());
-            10
+            put(bytes, at, [first, mask | 127]) + put(bytes, at + 2, self.length.to_be_bytes())
         };
-        let Some(key) = self.mask else { return size };
-        out[size..size + 4].copy_from_slice(&key);
-        size + 4
+        self.mask.map_or(size, |key| size + put(bytes, at + size, key))
     }
+}
+
+#[inline(always)]
+fn put<const N: usize>(bytes: &mut [u8], at: usize, piece: [u8; N]) -> usize {
+    bytes[at..at + N].copy_from_slice(&piece);
+    N
 }
 
 const FIN: u8 = 0x80;

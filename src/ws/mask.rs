@@ -15,8 +15,8 @@ pub fn apply(payload: &mut [u8], key: [u8; 4], offset: usize) {
     }
 }
 
-/// Unmasks the `length` bytes at `from`, and moves them to `to`, which is before it, on the way: no dearer than where
-/// they lie.
+/// Unmasks the `length` bytes at `from`, and moves them to `to`, which is before it, on the way: as long as they are few,
+/// that is no dearer than where they lie.
 #[inline]
 pub fn apply_moving(bytes: &mut [u8], to: usize, from: usize, length: usize, key: [u8; 4]) {
     if length < WORTH_A_CALL {
@@ -45,14 +45,8 @@ fn wide(payload: &mut [u8], key: [u8; 4], offset: usize) {
 
 #[inline(never)]
 fn moving_wide(bytes: &mut [u8], to: usize, from: usize, length: usize, key: [u8; 4]) {
-    if length < WORTH_ALIGNING {
-        return widest().apply_moving(bytes, to, from, length, key);
-    }
-    let head = bytes[to..].as_ptr().align_offset(CACHE_LINE).min(CACHE_LINE);
-    moving_body(bytes, to, from, head, key);
-    let mut turned = key;
-    turned.rotate_left(head % 4);
-    widest().apply_moving(bytes, to + head, from + head, length - head, turned);
+    // Either the loads or the stores would be aligned, and never both: it does not pay.
+    widest().apply_moving(bytes, to, from, length, key);
 }
 
 fn widest() -> Variant {

@@ -624,7 +624,7 @@ fn sign_of_life(opcode: Opcode, payload: &[u8]) -> Event<'_> {
 
 /// The text of a whole frame.
 #[inline]
-fn text(payload: &[u8]) -> Result<&str, Fault> {
+pub(crate) fn text(payload: &[u8]) -> Result<&str, Fault> {
     // Below one step of the wide validator, all that it adds is a call.
     let text = if payload.len() < 64 {
         str::from_utf8(payload).ok()

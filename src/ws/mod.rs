@@ -43,6 +43,7 @@ pub use deflate::{Compressor, Contexts};
 pub use extension::{Agreed, Deflate};
 pub use fault::Fault;
 pub use frame::{Header, Opcode, write_frame};
+pub(crate) use message::text;
 pub use message::{Event, Found, Part, Place, Received, Receiver, Step};
 pub use opening::Opening;
 pub use send::{Prepared, write_message};

@@ -181,6 +181,36 @@ fn without_a_receiver_a_broken_rule_is_still_one() {
     });
 }
 
+#[test]
+fn behind_a_fault_nothing_is_heard_whoever_asks() {
+    let heard = Rc::new(RefCell::new(Vec::new()));
+    let listening = || {
+        let heard = Rc::clone(&heard);
+        at_root(async move |mut socket: Socket| {
+            for _ in 0..3 {
+                let outcome = match socket.recv().await {
+                    Ok(message) => format!("{message:?}"),
+                    Err(error) => error.to_string(),
+                };
+                heard.borrow_mut().push(outcome);
+            }
+            Ok(())
+        })
+    };
+    everywhere(listening, async |site| {
+        heard.borrow_mut().clear();
+        let mut client = site.switched(handshake("/", "")).await;
+        // All three have arrived together; the second is no UTF-8.
+        client.send([text("before"), text(b"\xff"), text("behind")].concat()).await;
+        client.frame().await.is_close(1007);
+        client.send(close(1007)).await;
+        client.end().await;
+        let heard = heard.borrow();
+        assert!(heard[0].contains("before") && heard[1].contains("UTF-8"), "{heard:?}");
+        assert_eq!(heard[2], heard[1]);
+    });
+}
+
 /// Sends without an end, and notes the longest queue.
 fn flooding(queued_max: &Rc<Cell<usize>>) -> Registry {
     let queued_max = Rc::clone(queued_max);

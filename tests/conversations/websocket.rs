@@ -114,6 +114,25 @@ fn many_messages_at_once_are_answered_in_their_order() {
     });
 }
 
+#[test]
+fn long_and_short_messages_in_a_burst_come_back_in_their_order() {
+    // What is short is moved together where it has arrived, what is long stays.
+    let lengths = [5, 4095, 4096, 0, 3, 4097, 70_000, 125, 126, 66_000, 4096, 1];
+    let payload = |place: usize, length| -> Vec<u8> { (0..length).map(|i| (i * 7 + place) as u8).collect() };
+    everywhere(echo, async |site| {
+        let mut client = connected(site).await;
+        for _ in 0..3 {
+            let all = || lengths.into_iter().enumerate();
+            let said: Vec<u8> = all().flat_map(|(place, length)| binary(payload(place, length))).collect();
+            client.send(said).await;
+            for (place, length) in all() {
+                client.frame().await.is(2, payload(place, length));
+            }
+        }
+        leave(client).await;
+    });
+}
+
 /// What the server says to a peer that breaks a rule: one close frame, then the end.
 async fn is_closed_with(site: &Site, said: impl AsRef<[u8]>, code: u16) {
     let mut client = connected(site).await;

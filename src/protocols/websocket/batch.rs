@@ -55,11 +55,12 @@ impl Batch {
     /// Reads all frames from `start` on, up to what a single look at the decoder can tell.
     ///
     /// A masked frame is longer than one that is not, so a message can be moved forward behind a header of our own. Then
-    /// those that are sent back as they came lie one behind the other, as they are to be sent:
+    /// those that are sent back as they came lie one behind the other, as they are to be sent. A long one stays, behind a
+    /// header where its key was: it is a piece of its own, which is cheaper than to move it.
     ///
     /// ```text
-    ///   head key payload | head key payload | head ...
-    ///   head payload head payload |
+    ///   head key payload | head key payload | head key long payload |
+    ///   head payload head payload |               head long payload |
     /// ```
     fn read(&mut self, start: usize, decoder: &mut ws::Receiver, sizes: &Sizes) {
         self.end = start;
@@ -68,10 +69,13 @@ impl Batch {
             let unmask = |bytes: &mut [u8], header: &Header, start: usize| {
                 let length = header.length as usize;
                 match header.mask {
+                    Some(key) if header.length >= STAYS as u64 => {
+                        mask::apply(&mut bytes[start..start + length], key, 0);
+                        Header { mask: None, ..*header }
+                            .encode_at(bytes, start - Header::size(length, false));
+                    }
                     Some(key) if !header.opcode.is_control() => {
-                        let mut head = [0; Header::SIZE_MAX];
-                        let size = Header { mask: None, ..*header }.encode(&mut head);
-                        bytes[free..free + size].copy_from_slice(&head[..size]);
+                        let size = Header { mask: None, ..*header }.encode_at(bytes, free);
                         mask::apply_moving(bytes, free + size, start, length, key);
                         free += size + length;
                         return free - length;
@@ -164,18 +168,25 @@ impl Inbound {
         }
     }
 
-    /// The same where the next thing is a message by itself, which is what it mostly is: its opcode, and where it lies.
+    /// The same where the next thing is a message by itself, which is what it mostly is: whether it is text, and where it
+    /// [lies](Self::payload).
     #[inline]
-    pub(super) fn next_frame(&mut self) -> Option<(Opcode, usize, usize)> {
+    pub(super) fn next_frame(&mut self) -> Option<(bool, usize, usize)> {
         let batch = self.batch.as_ref().filter(|_| self.message.is_none())?;
         let next = batch.next.get();
         match *batch.found.get(next)? {
             Found::Frame { opcode: opcode @ (Opcode::Text | Opcode::Binary), start, end } => {
                 batch.next.set(next + 1);
-                Some((opcode, start, end))
+                Some((opcode == Opcode::Text, start, end))
             }
             _ => None,
         }
+    }
+
+    /// The payload of a frame that was found.
+    #[inline]
+    pub(super) fn payload(&self, start: usize, end: usize) -> &[u8] {
+        self.batch.as_ref().map_or(&[], |batch| &batch.bytes[start..end])
     }
 
     fn advance(&self) {
@@ -292,5 +303,7 @@ impl Default for Inbound {
     }
 }
 
+/// From this length on a message is not moved. Where it lies it can be unmasked by whole cache lines.
+const STAYS: usize = 4096;
 /// A peer can fill the buffer with the smallest frames.
 const FOUND_KEPT: usize = 1024;
