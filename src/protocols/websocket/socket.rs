@@ -231,7 +231,7 @@ impl Receiver {
             && let Some((is_text, start, end)) = inbound.next_frame()
         {
             let payload = self.inbound.as_ref().map_or(&[][..], |inbound| inbound.payload(start, end));
-            // What is wrapped in fewer types is moved less, which is half of what a small message costs.
+            // Not by way of `event`: what is wrapped in fewer types is moved less, and at 20 bytes that shows.
             return match is_text {
                 false => Ok(Some(Message::Binary(payload))),
                 true => match ws::text(payload) {
