@@ -415,6 +415,15 @@ pub(crate) fn keep(cell: &Cell<Option<Waker>>, waker: &Waker) {
     cell.set(Some(kept.unwrap_or_else(|| waker.clone())));
 }
 
+/// Wakes who is kept, by whatever way. It stays, for as a rule it is the one that waits again.
+pub(crate) fn wake_kept(cell: &Cell<Option<Waker>>, wake: impl FnOnce(&Waker)) {
+    if let Some(waker) = cell.take() {
+        wake(&waker);
+        let newer = cell.take();
+        cell.set(newer.or(Some(waker)));
+    }
+}
+
 impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Link({})", self.id)
@@ -546,13 +555,7 @@ impl Sessions {
         if before != Inlet::Filled {
             let link = Rc::clone(link);
             drop(live); // waking may run code that comes back here
-            let kept = &link.halves[Side::Read as usize].waker;
-            if let Some(waker) = kept.take() {
-                waker.wake_by_ref();
-                // It stays, for it is the one that will wait again.
-                let newer = kept.take();
-                kept.set(newer.or(Some(waker)));
-            }
+            wake_kept(&link.halves[Side::Read as usize].waker, Waker::wake_by_ref);
         }
     }
 

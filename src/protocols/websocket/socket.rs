@@ -24,7 +24,7 @@ use crate::{
     Error,
     authorize::Identity,
     metrics::add,
-    sessions::{Link, Side, keep},
+    sessions::{Link, Side, keep, wake_kept},
     ws::{self, CloseFrame, Code, Compressor, Event, Fault, Found, Opcode, Prepared, Role},
 };
 
@@ -658,12 +658,7 @@ impl Shared {
     }
 
     fn wake_receiver(&self) {
-        if let Some(waker) = self.receiving.take() {
-            self.wake(&waker);
-            // As a rule it is the one that waits again.
-            let newer = self.receiving.take();
-            self.receiving.set(newer.or(Some(waker)));
-        }
+        wake_kept(&self.receiving, |waker| self.wake(waker));
     }
 
     /// Wakes a part of the handler. The driver's own task is about to poll the handler, and need not be scheduled again.
