@@ -27,6 +27,7 @@ use crate::{
     registry::{Accepted, Found, Handler, LocalBoxFuture},
     resource::{Answerer, Choice, METHODS},
     response,
+    seats::Ended,
     sessions::{Interrupt, Link, NEVER, Side, Tracked},
     upgrade::{Accept, Decision, EarlyBytes, Kept},
     upgraded::{Upgraded, write_all},
@@ -557,14 +558,37 @@ async fn refuse_and_close(link: &Link, rejection: Rejection) {
     }
 }
 
-/// Speaks the new protocol, and sees to its end; in either role.
+/// Speaks the new protocol, and sees to its end.
 // Not an `async fn`, which would have room for its arguments for as long as it runs.
-pub(crate) fn session<'a>(
+pub(crate) fn session(
+    tracked: Tracked,
+    buf: ReadBuf,
+    token: Token,
+    run: impl FnOnce(Upgraded) -> LocalBoxFuture<'static, Result<(), Error>>,
+) -> impl Future<Output = Ended> {
+    let running = run(begin(&tracked, buf, token));
+    async move {
+        let ended = tracked.0.run(running).await;
+        Box::pin(see_off(&tracked.0, ended)).await
+    }
+}
+
+/// As [`session`], for what stays in the task of who has asked for it.
+pub(crate) fn session_here<'a>(
     tracked: Tracked,
     buf: ReadBuf,
     token: Token,
     run: impl FnOnce(Upgraded) -> LocalBoxFuture<'a, Result<(), Error>>,
-) -> impl Future<Output = Result<Result<(), Error>, Panic>> {
+) -> impl Future<Output = Ended> {
+    let mut running = catch(run(begin(&tracked, buf, token)));
+    async move {
+        let ended = Pin::new(&mut running).await;
+        Box::pin(see_off(&tracked.0, ended)).await
+    }
+}
+
+/// From here on the connection is the protocol's.
+fn begin(tracked: &Tracked, buf: ReadBuf, token: Token) -> Upgraded {
     let link = &tracked.0;
     tracked.switched(token);
     observe::begins(link, token);
@@ -575,15 +599,11 @@ pub(crate) fn session<'a>(
     link.received.set(0);
     link.has_received(buf.unread().len());
     link.sent.set(0);
-    let mut running = catch(run(Upgraded::new(Rc::clone(link), buf)));
-    async move {
-        let ended = Pin::new(&mut running).await;
-        Box::pin(see_off(&tracked.0, ended)).await
-    }
+    Upgraded::new(Rc::clone(link), buf)
 }
 
 /// Counts how a session has ended, and says so; lets the peer have our last words.
-async fn see_off(link: &Link, ended: Result<Result<(), Error>, Panic>) -> Result<Result<(), Error>, Panic> {
+async fn see_off(link: &Link, ended: Ended) -> Ended {
     let kind = observe::ends(link, &ended);
     link.end();
     if !matches!(ended, Ok(Err(Error::Io(_) | Error::TimedOut))) && !link.was_cut() {

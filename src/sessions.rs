@@ -6,6 +6,7 @@
 use std::{
     cell::{Cell, OnceCell, RefCell},
     fmt,
+    future::poll_fn,
     hash::{BuildHasher, RandomState},
     io,
     net::SocketAddr,
@@ -19,12 +20,13 @@ use pin_project_lite::pin_project;
 use slab::Slab;
 
 use crate::{
-    Listener, Stream, Token,
+    Error, Listener, Stream, Token,
     authorize::Identity,
     limits::{self, Admitted},
     metrics::add,
     observe::{Details, SessionId},
-    prefetch::{PARTS, Places},
+    registry::LocalBoxFuture,
+    seats::{Ended, PARTS, Seats},
     upgrade::ForSession,
     worker::Worker,
 };
@@ -282,9 +284,20 @@ impl Link {
 
     /// Where the state lies that its protocol needs as soon as something arrives: it is fetched ahead.
     pub(crate) fn keeps_state_at(&self, parts: [usize; PARTS - 1]) {
-        let [task, protocol, handler, shared] = parts;
+        let [protocol, handler, shared] = parts;
         let link = std::ptr::from_ref(self).addr();
-        self.worker.sessions.places.set(self.slot.get(), [task, protocol, handler, shared, link]);
+        self.worker.sessions.seats.keeps_state_at(self.slot.get(), [protocol, handler, shared, link]);
+    }
+
+    /// Runs what it speaks, to its end, in the calling task, and without it where that is not needed.
+    // Not an `async fn`, which would have room for its arguments for as long as it runs.
+    pub(crate) fn run(
+        &self,
+        running: LocalBoxFuture<'static, Result<(), Error>>,
+    ) -> impl Future<Output = Ended> {
+        let (seats, slot) = (&self.worker.sessions.seats, self.slot.get());
+        seats.seat(slot, running);
+        poll_fn(move |cx| seats.poll(slot, cx))
     }
 
     /// What the readiness set knows it by: its slot, and enough of its number to tell it from who had the slot before.
@@ -448,6 +461,7 @@ impl Tracked {
 impl Drop for Tracked {
     fn drop(&mut self) {
         let sessions = &self.0.worker.sessions;
+        sessions.seats.clear(self.0.slot.get());
         self.0.end();
         if Rc::strong_count(&self.0) > 2 {
             // Beside the list and us somebody has kept a part of it; the peer shall not wait for that.
@@ -470,7 +484,8 @@ pub(crate) struct Sessions {
     upgraded: Cell<usize>,
     /// Those that an operator has ended, and when they are cut.
     doomed: RefCell<Vec<(u64, Millis)>>,
-    places: Places,
+    /// What they run.
+    pub(crate) seats: Seats,
 }
 
 impl Sessions {
@@ -542,7 +557,7 @@ impl Sessions {
 
     /// Something has arrived for the connection with this `key`, and it is about to be [told](Self::arrived).
     pub(crate) fn prefetch(&self, key: u64) {
-        self.places.prefetch(key as u32);
+        self.seats.prefetch(key as u32);
     }
 
     /// Something has arrived for the connection with this `key`. Who has not taken what came before is not woken again.
@@ -555,7 +570,10 @@ impl Sessions {
         if before != Inlet::Filled {
             let link = Rc::clone(link);
             drop(live); // waking may run code that comes back here
-            wake_kept(&link.halves[Side::Read as usize].waker, Waker::wake_by_ref);
+            let waiting = &link.halves[Side::Read as usize].waker;
+            if !self.seats.go_on(key as u32, waiting) {
+                wake_kept(waiting, Waker::wake_by_ref);
+            }
         }
     }
 

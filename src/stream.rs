@@ -8,7 +8,7 @@ use std::{
     cell::UnsafeCell,
     io::{self, IoSlice},
     net::TcpStream,
-    os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd},
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd},
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -295,7 +295,9 @@ impl TryFrom<TcpStream> for Stream {
     fn try_from(socket: TcpStream) -> io::Result<Self> {
         // The runtime's type for TCP has room for addresses, 64 bytes of them; its other one is the descriptor alone.
         let socket = std::os::unix::net::UnixStream::from(OwnedFd::from(socket));
-        Ok(Self::Tcp(Tcp(UnsafeCell::new(UnixStream::from_std(socket)?))))
+        let stream = UnixStream::from_std(socket)?;
+        let fd = stream.as_raw_fd();
+        Ok(Self::Tcp(Tcp { stream: UnsafeCell::new(stream), fd }))
     }
 }
 
@@ -371,7 +373,11 @@ impl Tapped {
 
 /// A TCP connection that reads and writes at the same time.
 #[derive(Debug)]
-pub struct Tcp(UnsafeCell<UnixStream>);
+pub struct Tcp {
+    stream: UnsafeCell<UnixStream>,
+    /// Its descriptor's number, which is a place away in the stream.
+    fd: RawFd,
+}
 
 impl Tcp {
     #[expect(unsafe_code, reason = "monoio reads by `&mut`, and a read stays armed while others write")]
@@ -379,7 +385,7 @@ impl Tcp {
         // SAFETY: the exclusive reference is used for this call only. `read` clones the descriptor into the operation
         // and keeps nothing borrowed; monoio's `unsafe impl Split for UnixStream` promises the same. The type is
         // neither `Send` nor `Sync`, so no other thread is here.
-        let stream = unsafe { &mut *self.0.get() };
+        let stream = unsafe { &mut *self.stream.get() };
         let (start, end) = (buffer.len(), buffer.capacity());
         stream.read(SliceMut::new(buffer, start, end))
     }
@@ -391,12 +397,12 @@ impl Tcp {
     #[expect(unsafe_code, reason = "the counterpart of `read`")]
     fn stream(&self) -> &UnixStream {
         // SAFETY: no exclusive reference outlives the call in `read` that made it.
-        unsafe { &*self.0.get() }
+        unsafe { &*self.stream.get() }
     }
 
     #[expect(unsafe_code, reason = "monoio names its descriptors only by number")]
     fn fd(&self) -> BorrowedFd<'_> {
         // SAFETY: the stream owns the descriptor and outlives the borrow.
-        unsafe { BorrowedFd::borrow_raw(self.stream().as_raw_fd()) }
+        unsafe { BorrowedFd::borrow_raw(self.fd) }
     }
 }

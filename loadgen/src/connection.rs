@@ -23,6 +23,7 @@ use crate::{
     fault::Fault,
     flights::{Flight, Flights, Reply, Verify},
     plan::COHORTS,
+    prefetch::prefetch,
     record::Record,
     scenario::{self, Scenario, Sink},
     socket::{Socket, Tcp},
@@ -312,6 +313,13 @@ impl<S: Scenario> Connection<S> {
             self.fault.take().map_or(Poll::Pending, |fault| Poll::Ready(Err(fault)))
         })
         .await
+    }
+
+    /// Has what [`take`](Self::take) will need fetched, once the connection itself was.
+    #[inline]
+    pub(crate) fn prefetch(&self) {
+        prefetch(&*self.socket);
+        self.state.borrow().flights.prefetch();
     }
 
     /// Takes what has arrived, by way of `shared`, which is empty before and after it; `is_ended` says that the server will

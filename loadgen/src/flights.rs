@@ -13,6 +13,7 @@ use std::collections::VecDeque;
 use crate::{
     content::Content,
     fault::Wrong,
+    prefetch::prefetch,
     proof::{Break, is_broken},
     scenario::Answer,
     units::Nanos,
@@ -88,6 +89,14 @@ impl Flights {
     pub(crate) fn in_any_order(mut self) -> Self {
         self.is_unordered = true;
         self
+    }
+
+    /// Has those fetched that a reply may answer next.
+    #[inline]
+    pub(crate) fn prefetch(&self) {
+        let (first, second) = self.queue.as_slices();
+        prefetch(first);
+        prefetch(second);
     }
 
     /// How many are waiting for their reply.

@@ -8,6 +8,7 @@
 //! | `scenario.rs` `scenarios/` | what: a connection's protocol once it has switched, without I/O |
 //! | `run.rs` `worker.rs` | the threads, and one of them: its connections, its pacer, its ticker |
 //! | `connection.rs` `socket.rs` | one connection: connect → handshake → messages → goodbye |
+//! | `prefetch.rs` | its state in the cache, before it is needed |
 //! | `storm.rs` `fanout.rs` | connections that come and go; one message to many |
 //! | `content.rs` `flights.rs` | what stands in a message, and which message a reply answers |
 //! | `fault.rs` | what can go wrong, with a connection or with a reply |
@@ -34,6 +35,7 @@ mod kernel;
 mod oracle;
 mod pace;
 mod plan;
+mod prefetch;
 mod progress;
 mod proof;
 mod record;

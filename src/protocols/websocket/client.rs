@@ -210,7 +210,7 @@ impl Client {
             let handler = |socket| handler(socket);
             Box::pin(driver::run(handler, settings, session, connection, Role::Client))
         };
-        match connection::session(tracked, buf, const { Token::new("websocket") }, run).await {
+        match connection::session_here(tracked, buf, const { Token::new("websocket") }, run).await {
             Ok(ended) => ended,
             // It was counted and reported like any other, but this task is the handler's own.
             Err(panic) => panic::resume_unwind(panic),

@@ -127,13 +127,8 @@ where
         let mut expected = 0;
         // Everything else was seen to since it was last waited.
         let mut is_settled = false;
-        poll_fn(|cx| {
-            let handler = self.handler.as_deref().map_or(0, |handler| ptr::from_ref(handler).addr());
-            let protocol = ptr::from_ref(self).addr();
-            link.keeps_state_at([cx.waker().data().addr(), protocol, handler, ptr::from_ref(shared).addr()]);
-            Poll::Ready(())
-        })
-        .await;
+        let handler = self.handler.as_deref().map_or(0, |handler| ptr::from_ref(handler).addr());
+        link.keeps_state_at([ptr::from_ref(self).addr(), handler, ptr::from_ref(shared).addr()]);
         loop {
             if let Some(arrived) = inbound.take() {
                 inbound = self.deal_with(arrived).await?;
