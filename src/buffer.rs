@@ -159,11 +159,10 @@ impl ReadBuf {
     /// Lets go of what it need not hold while it waits for who [takes all at once](Self::fill_now).
     pub(crate) fn rest(&mut self, small: &Pool, large: &Pool) {
         self.shrink(large);
-        if self.small.is_none() {
-            let unread = self.unread().to_vec();
-            self.start = 0;
-            small.give_back(std::mem::replace(&mut self.data, unread));
-        }
+        let unread = self.unread().to_vec();
+        self.start = 0;
+        let pool = if self.small.take().is_some() { large } else { small };
+        pool.give_back(std::mem::replace(&mut self.data, unread));
     }
 
     /// Lets go of the buffer, of which nothing is unread.
@@ -349,6 +348,19 @@ mod tests {
                 buf.consume(left);
                 buf.release(&pool);
             }
+            // Much that is unread waits in a place of its own.
+            assert_eq!(far.try_write(&[7; 60_000]).unwrap(), 60_000);
+            buf.fill_now(&few, &pool, LARGE, |data| near.try_read(data)).unwrap();
+            buf.consume(20_000);
+            buf.rest(&few, &pool);
+            assert_eq!((buf.unread(), buf.data.capacity()), (&[7; 40_000][..], 40_000));
+            assert!(buf.small.is_none() && pool.free.borrow().len() == 1);
+            assert_eq!(far.try_write(&[8; 20_000]).unwrap(), 20_000);
+            buf.fill_now(&few, &pool, 1, |data| near.try_read(data)).unwrap();
+            assert!(buf.unread()[..40_000] == [7; 40_000] && buf.unread()[40_000..] == [8; 20_000]);
+            buf.consume(60_000);
+            buf.rest(&few, &pool);
+            assert_eq!(buf.data.capacity(), 0);
             let nothing = buf.fill_now(&few, &pool, 1, |data| near.try_read(data));
             assert_eq!(nothing.unwrap_err().kind(), io::ErrorKind::WouldBlock);
             assert!(buf.small.is_none());

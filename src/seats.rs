@@ -13,6 +13,7 @@ use std::{
     cell::{Cell, RefCell},
     fmt,
     panic::{self, AssertUnwindSafe},
+    ptr,
     rc::Rc,
     task::{Context, Poll, Waker},
 };
@@ -121,15 +122,21 @@ impl Seats {
         }
     }
 
-    /// Has the state of the session in `slot` fetched.
+    /// Has the state of the session in `slot` fetched, and what begins at `link`.
     #[inline]
-    pub(crate) fn prefetch(&self, slot: u32) {
+    pub(crate) fn prefetch(&self, slot: u32, link: usize) {
         let pages = self.pages.borrow();
         let Some(page) = pages.get(slot as usize / PAGE) else { return };
-        for part in page[slot as usize % PAGE].parts.get() {
-            for line in 0..LINES {
-                prefetch(part.wrapping_add(line * LINE));
-            }
+        let seat = &page[slot as usize % PAGE];
+        let running = seat.running.take();
+        if let Some(running) = &running {
+            let lines = size_of_val(&**running).div_ceil(LINE).min(LINES_MAX);
+            prefetch(ptr::from_ref(&**running).addr(), lines);
+        }
+        seat.running.set(running);
+        let [handler, shared] = seat.parts.get();
+        for part in [link, shared, handler] {
+            prefetch(part, LINES);
         }
     }
 
@@ -166,24 +173,33 @@ impl Seat {
     }
 }
 
-/// Protocol, handler, what those two share, and the link.
-pub(crate) const PARTS: usize = 4;
+/// Handler, and what it shares with its protocol.
+pub(crate) const PARTS: usize = 2;
 const PAGE: usize = 128;
 /// Of each part, those that are fetched.
 const LINES: usize = 4;
 const LINE: usize = 64;
+/// Of the future, at most.
+const LINES_MAX: usize = 8;
+
+fn prefetch(start: usize, lines: usize) {
+    for line in 0..lines {
+        prefetch_line(start.wrapping_add(line * LINE));
+    }
+}
+
 #[cfg(target_arch = "x86_64")]
 #[expect(unsafe_code, reason = "a prefetch takes a pointer")]
 #[inline(always)]
-fn prefetch(address: usize) {
+fn prefetch_line(address: usize) {
     use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
     // SAFETY: it neither reads nor faults, whatever the address is.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::without_provenance(address)) }
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(ptr::without_provenance(address)) }
 }
 
 /// There is no stable way to say so.
 #[cfg(not(target_arch = "x86_64"))]
-fn prefetch(_address: usize) {}
+fn prefetch_line(_address: usize) {}
 
 #[cfg(test)]
 mod tests {
@@ -286,14 +302,14 @@ mod tests {
     #[test]
     fn any_slot_and_any_address_will_do() {
         let seats = Seats::default();
-        seats.prefetch(7);
+        seats.prefetch(7, 1);
         seats.clear(7);
         seats.keeps_state_at(7, [1; PARTS]);
         seats.seat(3 * PAGE as u32, Box::pin(std::future::pending()));
-        seats.keeps_state_at(3 * PAGE as u32, [0, 1, usize::MAX, usize::MAX - 100]);
+        seats.keeps_state_at(3 * PAGE as u32, [1, usize::MAX - 100]);
         assert_eq!(seats.pages.borrow().len(), 4);
         for slot in 0..5 * PAGE as u32 {
-            seats.prefetch(slot);
+            seats.prefetch(slot, usize::MAX);
             assert!(!seats.go_on(slot, &Cell::new(None)));
         }
     }

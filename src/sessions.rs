@@ -283,10 +283,8 @@ impl Link {
     }
 
     /// Where the state lies that its protocol needs as soon as something arrives: it is fetched ahead.
-    pub(crate) fn keeps_state_at(&self, parts: [usize; PARTS - 1]) {
-        let [protocol, handler, shared] = parts;
-        let link = std::ptr::from_ref(self).addr();
-        self.worker.sessions.seats.keeps_state_at(self.slot.get(), [protocol, handler, shared, link]);
+    pub(crate) fn keeps_state_at(&self, parts: [usize; PARTS]) {
+        self.worker.sessions.seats.keeps_state_at(self.slot.get(), parts);
     }
 
     /// Runs what it speaks, to its end, in the calling task, and without it where that is not needed.
@@ -557,7 +555,11 @@ impl Sessions {
 
     /// Something has arrived for the connection with this `key`, and it is about to be [told](Self::arrived).
     pub(crate) fn prefetch(&self, key: u64) {
-        self.seats.prefetch(key as u32);
+        let live = self.live.borrow();
+        // Its counts stand before it.
+        let start = |(_, link): &(_, Rc<Link>)| Rc::as_ptr(link).addr().wrapping_sub(2 * size_of::<usize>());
+        let link = live.get(key as u32 as usize).map_or(0, start);
+        self.seats.prefetch(key as u32, link);
     }
 
     /// Something has arrived for the connection with this `key`. Who has not taken what came before is not woken again.

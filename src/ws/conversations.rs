@@ -31,25 +31,34 @@ pub(super) fn hear_by<'a>(mut receiver: Receiver, pieces: impl IntoIterator<Item
                 break;
             }
         }
-        assert!(buffer.len() <= Receiver::UNREAD_MAX, "{} unread", buffer.len());
+        assert!(buffer.len() <= receiver.unread_max(), "{} unread", buffer.len());
     }
     Heard(events, None)
 }
 
-/// Whole, a byte and two bytes at a time, and, unless that takes too long, cut at every byte.
+/// Whole, a byte and two bytes at a time, and, unless that takes too long, cut at every byte; by who takes what has
+/// arrived, and by who waits for the rest of it.
 fn hear_in_many_ways(role: Role, limits: Limits, bytes: &[u8]) -> Heard {
     hear_by_many(&|| Receiver::new(role, limits), bytes)
 }
 
 pub(super) fn hear_by_many(receiver: &dyn Fn() -> Receiver, bytes: &[u8]) -> Heard {
     let whole = hear_by(receiver(), [bytes]);
-    for size in [1, 2, 1000] {
-        assert_eq!(hear_by(receiver(), bytes.chunks(size)), whole, "{size} at a time");
-    }
-    if bytes.len() < 1000 {
-        for cut in 0..=bytes.len() {
-            let (head, tail) = bytes.split_at(cut);
-            assert_eq!(hear_by(receiver(), [head, tail]), whole, "cut at {cut}");
+    for whole_max in [0, 100, 64 << 10] {
+        let receiver = || {
+            let mut receiver = receiver();
+            receiver.wait_for(whole_max);
+            receiver
+        };
+        for size in [1, 2, 1000] {
+            let heard = hear_by(receiver(), bytes.chunks(size));
+            assert_eq!(heard, whole, "{size} at a time, waiting for {whole_max}");
+        }
+        if bytes.len() < 1000 {
+            for cut in 0..=bytes.len() {
+                let (head, tail) = bytes.split_at(cut);
+                assert_eq!(hear_by(receiver(), [head, tail]), whole, "cut at {cut}, waiting for {whole_max}");
+            }
         }
     }
     whole

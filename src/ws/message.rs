@@ -28,6 +28,10 @@ pub struct Receiver {
     decompressor: Option<Box<Decompressor>>,
     /// Messages are not put together.
     is_in_parts: bool,
+    /// A message of bytes up to this length is waited for where it has arrived, once.
+    whole_max: u64,
+    /// The frame that comes next was waited for.
+    has_waited: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -182,6 +186,8 @@ impl Receiver {
             assembly: Assembly::default(),
             decompressor: None,
             is_in_parts: false,
+            whole_max: 0,
+            has_waited: false,
         }
     }
 
@@ -280,13 +286,14 @@ impl Receiver {
             let is_event = header.opcode.is_control() || (header.fin && self.open.is_none() && !header.rsv1);
             let is_small = !self.is_in_parts || header.length <= Self::PART_MAX as u64;
             if !(is_whole && is_event && is_small) {
-                if header.opcode.is_control() {
+                if header.opcode.is_control() || (is_event && self.is_worth_waiting(&header)) {
                     return Ok(Step { consumed: at, found: None });
                 }
                 self.begin(&header);
                 at = start;
                 continue;
             }
+            self.has_waited = false;
             // It has arrived whole, so its length is a `usize`.
             let (end, length) = (start + header.length as usize, header.length as usize);
             let start = unmask(bytes, &header, start);
@@ -360,6 +367,12 @@ impl Receiver {
         debug_assert!(self.is_at_rest());
         self.forget();
         (self.role, self.limits, self.is_in_parts) = (role, limits, false);
+        self.has_waited = false;
+    }
+
+    /// From now on up to so many bytes of a message, and its header, are left unread until the next bytes are there.
+    pub(crate) fn wait_for(&mut self, whole_max: usize) {
+        self.whole_max = whole_max as u64;
     }
 
     /// Whether a message has begun that has not ended.
@@ -370,6 +383,12 @@ impl Receiver {
     /// Whether the peer has sent its close frame.
     pub fn is_closed(&self) -> bool {
         matches!(self.state, State::Closed)
+    }
+
+    /// The most that is left unread.
+    #[cfg(test)]
+    pub(super) fn unread_max(&self) -> usize {
+        Self::UNREAD_MAX.max(self.whole_max as usize + Header::SIZE_MAX)
     }
 
     /// What the message that is put together takes in memory.
@@ -408,6 +427,16 @@ impl Receiver {
             return Err(Fault::TooManyFragments);
         }
         Ok(())
+    }
+
+    /// Whether what has come of a message is left where it is until more has: then it is not taken in two pieces, and put
+    /// together elsewhere. Only once, or who sends it byte by byte would have it carried about at each of them; and no text,
+    /// which fails at its first bad byte.
+    fn is_worth_waiting(&mut self, header: &Header) -> bool {
+        let is_whole_soon = header.opcode == Opcode::Binary && header.length <= self.whole_max;
+        let is_worth_it = is_whole_soon && !self.is_in_parts && !self.has_waited;
+        self.has_waited = is_worth_it;
+        is_worth_it
     }
 
     /// The most bytes that a message may have on the wire. Compressing may make one longer, but not
@@ -657,6 +686,45 @@ mod tests {
         let Some(Event::Binary(event)) = received.event else { panic!("{received:?}") };
         assert_eq!((event.as_ptr(), event.len()), (payload, 1000));
         assert_eq!(receiver.assembly.binary.capacity(), 0);
+    }
+
+    #[test]
+    fn a_message_whose_rest_is_waited_for_is_borrowed_too_unless_it_takes_its_time() {
+        let message = frame(true, Opcode::Binary, &[7; 1000]);
+        for (whole_max, cuts, is_borrowed) in [
+            (0, &[700][..], false),
+            (999, &[700], false),
+            (1000, &[700], true),
+            (1000, &[4], true),
+            (1000, &[700, 701], false),
+        ] {
+            let mut receiver = client(1000);
+            receiver.wait_for(whole_max);
+            let (mut bytes, mut at) = (Vec::new(), 0);
+            for cut in cuts {
+                bytes.extend_from_slice(&message[at..*cut]);
+                at = *cut;
+                let received = receiver.receive(&mut bytes).unwrap();
+                assert_eq!(received.event, None);
+                let consumed = received.consumed;
+                bytes.drain(..consumed);
+            }
+            bytes.extend_from_slice(&message[at..]);
+            let place = bytes.as_ptr_range();
+            let received = receiver.receive(&mut bytes).unwrap();
+            let Some(Event::Binary(event)) = received.event else { panic!("{received:?}") };
+            assert!(event == [7; 1000]);
+            assert_eq!(place.contains(&event.as_ptr()), is_borrowed, "{whole_max} {cuts:?}");
+        }
+        // Text fails at its first bad byte, and what comes in parts does not wait.
+        let mut receiver = client(1000);
+        receiver.wait_for(1000);
+        let mut text = frame(true, Opcode::Text, b"\xff and more");
+        assert_eq!(receiver.receive(&mut text[..3]), Err(Fault::TextNotUtf8));
+        let mut receiver = client(1000);
+        receiver.wait_for(1000);
+        receiver.in_parts();
+        assert!(receiver.receive(&mut message[..700].to_vec()).unwrap().event.is_some());
     }
 
     #[test]

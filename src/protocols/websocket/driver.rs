@@ -128,7 +128,7 @@ where
         // Everything else was seen to since it was last waited.
         let mut is_settled = false;
         let handler = self.handler.as_deref().map_or(0, |handler| ptr::from_ref(handler).addr());
-        link.keeps_state_at([ptr::from_ref(self).addr(), handler, ptr::from_ref(shared).addr()]);
+        link.keeps_state_at([handler, ptr::from_ref(shared).addr()]);
         loop {
             if let Some(arrived) = inbound.take() {
                 inbound = self.deal_with(arrived).await?;
@@ -259,10 +259,14 @@ where
         expected: usize,
     ) -> io::Result<usize> {
         let link = &self.shared.link;
-        let buf = &mut inbound.get_or_insert_with(|| self.employ()).buf;
+        let Inbound { buf, decoder, .. } = &mut **inbound.get_or_insert_with(|| self.employ());
         match arrived {
-            Some(read) => buf.arrived(read, &link.stream, &link.worker.hot),
+            Some(read) => {
+                decoder.wait_for(0); // the kernel has our buffer while we wait, and it is a small one
+                buf.arrived(read, &link.stream, &link.worker.hot)
+            }
             None => {
+                decoder.wait_for(WHOLE_MAX);
                 buf.fill_now(&link.worker.small, &link.worker.hot, expected, |data| link.take_arrived(data))
             }
         }
@@ -446,3 +450,6 @@ where
         }
     }
 }
+
+/// What is shorter than this, and has not come as a whole, is waited for where it lies.
+const WHOLE_MAX: usize = 64 << 10;

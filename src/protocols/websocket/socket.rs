@@ -227,18 +227,11 @@ impl Receiver {
     /// ended without a close.
     pub async fn recv(&mut self) -> Result<Option<Message<'_>>, Error> {
         self.is_heard()?;
-        if let Some(inbound) = self.inbound.as_mut().filter(|_| self.gathered.is_none())
+        if self.gathered.is_none()
+            && let Some(inbound) = &mut self.inbound
             && let Some((is_text, start, end)) = inbound.next_frame()
         {
-            let payload = self.inbound.as_ref().map_or(&[][..], |inbound| inbound.payload(start, end));
-            // Not by way of `event`: what is wrapped in fewer types is moved less, and at 20 bytes that shows.
-            return match is_text {
-                false => Ok(Some(Message::Binary(payload))),
-                true => match ws::text(payload) {
-                    Ok(text) => Ok(Some(Message::Text(text))),
-                    Err(fault) => Err(self.shared.fail(fault)),
-                },
-            };
+            return self.framed(is_text, start, end).map(Some);
         }
         let found = loop {
             let Some(found) = self.find().await? else { return Ok(None) };
@@ -254,6 +247,9 @@ impl Receiver {
                 }));
             }
         };
+        if let Found::Frame { opcode: opcode @ (Opcode::Text | Opcode::Binary), start, end } = found {
+            return self.framed(opcode == Opcode::Text, start, end).map(Some);
+        }
         let inbound = self.inbound.as_mut().expect("something was found in it");
         match inbound.event(found, &self.shared) {
             Ok(Event::Text(text)) => Ok(Some(Message::Text(text))),
@@ -314,6 +310,17 @@ impl Receiver {
         Ok(Some(Part { content, is_first, is_last }))
     }
 
+    /// A message that is a frame by itself. Not by way of an [`Event`]: what is wrapped in fewer types is moved less, and at
+    /// 20 bytes that shows.
+    #[inline]
+    fn framed(&self, is_text: bool, start: usize, end: usize) -> Result<Message<'_>, Error> {
+        let payload = self.inbound.as_ref().map_or(&[][..], |inbound| inbound.payload(start, end));
+        match is_text {
+            false => Ok(Message::Binary(payload)),
+            true => ws::text(payload).map(Message::Text).map_err(|fault| self.shared.fail(fault)),
+        }
+    }
+
     /// A fault is final: what stands behind it means nothing (RFC 6455 7.1.7).
     #[inline]
     fn is_heard(&self) -> Result<(), Error> {
@@ -337,6 +344,10 @@ impl Receiver {
                 };
             }
             let inbound = self.inbound.as_mut().expect("it was just put there");
+            if let Some((is_text, start, end)) = inbound.next_frame() {
+                let opcode = if is_text { Opcode::Text } else { Opcode::Binary };
+                return Ok(Some(Found::Frame { opcode, start, end }));
+            }
             match inbound.step(&self.shared) {
                 Ok(Some(found)) => return Ok(Some(found)),
                 Ok(None) => self.shared.hand_back(self.inbound.take()),
@@ -708,12 +719,15 @@ impl Shared {
     fn poll_admission(&self, waker: &Waker) -> Poll<Result<bool, Error>> {
         let policy = self.settings.when_full;
         let mut is_full = !self.queue.borrow().has_room(self.settings.queue_max);
+        let is_closed = self.close_sent.get() || self.end.get().is_some();
+        if !is_full && !is_closed && !self.open.get() && !self.link.is_spent() {
+            return Poll::Ready(Ok(true));
+        }
         if is_full && policy != WhenFull::Wait && !self.queue.borrow().is_stalled() {
             // Nobody is slow yet: the socket was not asked. An error is met again by the driver.
             drop(self.queue.borrow_mut().send(&self.link));
             is_full = !self.queue.borrow().has_room(self.settings.queue_max);
         }
-        let is_closed = self.close_sent.get() || self.end.get().is_some();
         if policy == WhenFull::Wait || !is_full || is_closed || self.open.get() {
             return self.poll_room(waker).map_ok(|()| true);
         }
