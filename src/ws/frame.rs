@@ -146,7 +146,7 @@ impl Header {
     }
 
     /// The same, into `bytes` at a place that has room for it. Nothing behind it is touched.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn encode_at(&self, bytes: &mut [u8], at: usize) -> usize {
         debug_assert!(self.length >> 63 == 0, "a length has 63 bits");
         let flag = |set: bool, bit: u8| if set { bit } else { 0 };

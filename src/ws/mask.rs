@@ -130,23 +130,30 @@ fn moving_avx512(bytes: &mut [u8], to: usize, from: usize, length: usize, key: [
 fn moving_body(bytes: &mut [u8], mut to: usize, mut from: usize, length: usize, key: [u8; 4]) {
     debug_assert!(to <= from, "it is moved forward only");
     let end = from + length;
-    let mut keys = [0; BLOCK];
-    keys.as_chunks_mut().0.fill(key);
-    while end - from >= BLOCK {
-        move_block::<BLOCK>(bytes, to, from, &keys);
-        (to, from) = (to + BLOCK, from + BLOCK);
+    if length >= BLOCK {
+        let mut keys = [0; BLOCK];
+        keys.as_chunks_mut().0.fill(key);
+        while end - from >= BLOCK {
+            move_block(bytes, to, from, keys);
+            (to, from) = (to + BLOCK, from + BLOCK);
+        }
     }
+    let [a, b, c, d] = key;
     while end - from >= 8 {
-        move_block::<8>(bytes, to, from, &keys);
+        move_block(bytes, to, from, [a, b, c, d, a, b, c, d]);
         (to, from) = (to + 8, from + 8);
     }
+    if end - from >= 4 {
+        move_block(bytes, to, from, key);
+        (to, from) = (to + 4, from + 4);
+    }
     for at in 0..end - from {
-        bytes[to + at] = bytes[from + at] ^ key[at % 4];
+        bytes[to + at] = bytes[from + at] ^ key[at];
     }
 }
 
 #[inline(always)]
-fn move_block<const N: usize>(bytes: &mut [u8], to: usize, from: usize, keys: &[u8; BLOCK]) {
+fn move_block<const N: usize>(bytes: &mut [u8], to: usize, from: usize, keys: [u8; N]) {
     let mut block: [u8; N] = bytes[from..from + N].try_into().expect("it is that long");
     block.iter_mut().zip(keys).for_each(|(byte, key)| *byte ^= key);
     bytes[to..to + N].copy_from_slice(&block);
