@@ -1,6 +1,6 @@
 //! What has arrived and was not consumed yet, and the core's large buffers.
 //!
-//! A connection that waits holds a small buffer, or none. When a read fills it there is probably more: then a large one
+//! A connection that waits holds a small buffer, or none, unless it waits for the rest of something. When a read fills it there is probably more: then a large one
 //! is borrowed from the core's [`Pool`], filled without waiting, and given back before the next wait. The pool hands out
 //! the buffer that came back last, so that it is the one that is still in the cache.
 //!
@@ -121,7 +121,7 @@ impl ReadBuf {
         let unread = self.data.len() - self.start;
         if self.small.is_some() || unread.saturating_add(expected) >= SMALL_MAX {
             let result = self.fill_large(large, read);
-            if let Some(few) = self.small.as_mut().filter(|few| few.capacity() < SMALL_MAX) {
+            if let Some(few) = self.small.as_mut().filter(|few| few.capacity() != SMALL_MAX) {
                 *few = small.take();
             }
             self.shrink(large);
@@ -161,7 +161,13 @@ impl ReadBuf {
         self.shrink(large);
         let unread = self.unread().to_vec();
         self.start = 0;
-        let pool = if self.small.take().is_some() { large } else { small };
+        let pool = match self.small.take() {
+            Some(few) => {
+                small.give_back(few);
+                large
+            }
+            None => small,
+        };
         pool.give_back(std::mem::replace(&mut self.data, unread));
     }
 

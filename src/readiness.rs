@@ -1,7 +1,7 @@
 //! Where connections wait for bytes: one readiness set for each core.
 //!
 //! A read that waits in the ring holds a buffer and an operation. A connection that waits here holds its descriptor, which
-//! is put in once: when bytes arrive, its task is woken and takes them at once into the core's hot buffer.
+//! is put in once: when bytes arrive, its session is gone on with, and takes them at once into the core's hot buffer.
 //!
 //! The set tells each change once (edge-triggered), so a connection keeps in mind that something is there until it has taken
 //! all of it.
@@ -64,6 +64,9 @@ impl Drop for Watch {
 }
 
 async fn watch(set: Rc<UnixStream>, worker: Weak<Worker>, _watch: Watch) {
+    // In the ring each wait of ours lets the others have their turn. On epoll it returns at once where something is there, and
+    // sessions that were gone on with here would see to it that something is: there they are woken, and run when we wait.
+    let goes_on = !monoio::utils::is_legacy();
     let mut events = [const { MaybeUninit::uninit() }; BURST_MAX];
     loop {
         if set.readable(false).await.is_err() {
@@ -72,13 +75,15 @@ async fn watch(set: Rc<UnixStream>, worker: Weak<Worker>, _watch: Watch) {
         }
         let Some(worker) = worker.upgrade() else { return };
         let sessions = &worker.sessions;
-        let most = if sessions.are_cached() { BURST_MAX } else { BURST_FETCHED };
+        let is_fetched = !sessions.are_cached();
+        let most = if is_fetched { BURST_FETCHED } else { BURST_MAX };
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         let mut told = 0;
         while told < BURST_MAX {
             // An error says that a signal came in between; what is ready stays so.
+            let most = most.min(BURST_MAX - told);
             let Ok((events, _)) = epoll::wait(fd(&set), &mut events[..most], Some(&now)) else { break };
-            if most == BURST_FETCHED {
+            if is_fetched {
                 events.iter().for_each(|event| sessions.prefetch(event.data.u64()));
             }
             told += events.len();
@@ -86,9 +91,9 @@ async fn watch(set: Rc<UnixStream>, worker: Weak<Worker>, _watch: Watch) {
             for event in events {
                 let flags = event.flags;
                 let is_end = flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR);
-                sessions.arrived(event.data.u64(), is_end);
+                sessions.arrived(event.data.u64(), is_end, goes_on);
             }
-            if !is_busy {
+            if !(is_busy && goes_on) {
                 break;
             }
         }
@@ -97,9 +102,9 @@ async fn watch(set: Rc<UnixStream>, worker: Weak<Worker>, _watch: Watch) {
 
 /// After so many at once there are more, as a rule: to look for them costs less than to wait for them in the ring.
 const BUSY: usize = 4;
-/// How many are told before they run.
+/// How many are told of before others have their turn.
 const BURST_MAX: usize = 256;
-/// The same where their state is fetched ahead, so that it is still there when they do.
+/// Of these at once where their state is fetched ahead, so that it is still there when they are gone on with.
 const BURST_FETCHED: usize = 32;
 
 #[expect(unsafe_code, reason = "monoio names its descriptors only by number")]

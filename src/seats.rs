@@ -68,7 +68,7 @@ impl Seats {
         let page = self.page(slot);
         let Some(seat) = seat(&page, slot) else { return Poll::Pending };
         let Some(running) = seat.running.take() else {
-            return self.take_ended(slot).map_or(Poll::Pending, |(_running, ended)| Poll::Ready(ended));
+            return self.take_ended(slot).map_or(Poll::Pending, |ended| Poll::Ready(put_away(ended)));
         };
         keep(&seat.task, cx.waker());
         match go_on(running, cx) {
@@ -76,7 +76,7 @@ impl Seats {
                 seat.running.set(Some(running));
                 Poll::Pending
             }
-            (_running, ended) => ended,
+            (running, Poll::Ready(ended)) => Poll::Ready(put_away((running, ended))),
         }
     }
 
@@ -112,6 +112,13 @@ impl Seats {
         drop(self.take_ended(slot));
         drop(seat.task.take());
         seat.parts.set([0; PARTS]);
+    }
+
+    /// Keeps no task any more by what would wake it: for a core whose runtime is over.
+    pub(crate) fn let_go(&self) {
+        // With a waker its task may go, and what it holds.
+        let pages = self.pages.borrow().clone();
+        pages.iter().flat_map(|page| page.iter()).for_each(|seat| drop(seat.task.take()));
     }
 
     /// From now on, the session in `slot` keeps its state at these addresses, of which each begins a part.
@@ -165,6 +172,14 @@ fn go_on(mut running: Running, cx: &mut Context<'_>) -> (Running, Poll<Ended>) {
         Err(panic) => Poll::Ready(Err(panic)),
     };
     (running, polled)
+}
+
+/// Drops the future of a session that has ended. That is the last of its code, and may panic like the rest of it.
+fn put_away((running, ended): (Running, Ended)) -> Ended {
+    match panic::catch_unwind(AssertUnwindSafe(|| drop(running))) {
+        Ok(()) => ended,
+        Err(panic) => ended.and(Err(panic)),
+    }
 }
 
 impl Seat {
@@ -266,6 +281,41 @@ mod tests {
             assert_eq!((polls.get(), Rc::strong_count(&polls)), (3, 1));
             assert!(seats.ended.borrow().is_empty() && seats.poll(slot, cx).is_pending());
         }
+    }
+
+    #[test]
+    fn a_panic_at_the_end_of_a_session_is_its_own_too() {
+        struct Breaks;
+        impl Drop for Breaks {
+            fn drop(&mut self) {
+                panic!("as it is meant to");
+            }
+        }
+        let seats = Seats::default();
+        let waker = Waker::from(Arc::new(Task::default()));
+        let breaks = Breaks;
+        seats.seat(
+            0,
+            Box::pin(std::future::poll_fn(move |_| {
+                let _ = &breaks;
+                Poll::Ready(Ok(()))
+            })),
+        );
+        let ended = seats.poll(0, &mut Context::from_waker(&waker));
+        assert!(matches!(ended, Poll::Ready(Err(_))));
+    }
+
+    #[test]
+    fn a_seat_keeps_no_task_once_it_has_let_go() {
+        let (seats, waiting, polls) = (Seats::default(), Rc::default(), Rc::default());
+        let task = Arc::new(Task::default());
+        let waker = Waker::from(Arc::clone(&task));
+        seats.seat(0, session(&waiting, &polls, || Ok(())));
+        assert!(seats.poll(0, &mut Context::from_waker(&waker)).is_pending());
+        drop((waker, waiting.take()));
+        assert_eq!(Arc::strong_count(&task), 2);
+        seats.let_go();
+        assert_eq!(Arc::strong_count(&task), 1);
     }
 
     #[test]

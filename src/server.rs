@@ -478,5 +478,6 @@ fn run_worker(
         worker.sessions.abort_all();
         control.begins_anew(worker.stats());
     }
+    worker.sessions.seats.let_go();
     ended.is_ok()
 }

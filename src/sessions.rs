@@ -562,8 +562,9 @@ impl Sessions {
         self.seats.prefetch(key as u32, link);
     }
 
-    /// Something has arrived for the connection with this `key`. Who has not taken what came before is not woken again.
-    pub(crate) fn arrived(&self, key: u64, is_end: bool) {
+    /// Something has arrived for the connection with this `key`. Who has not taken what came before is not told again.
+    /// `goes_on`: it may be gone on with here and now.
+    pub(crate) fn arrived(&self, key: u64, is_end: bool, goes_on: bool) {
         let live = self.live.borrow();
         // It may have ended meanwhile, and another have its slot.
         let link = live.get(key as u32 as usize).map(|(_, link)| link).filter(|link| link.key() == key);
@@ -573,7 +574,7 @@ impl Sessions {
             let link = Rc::clone(link);
             drop(live); // waking may run code that comes back here
             let waiting = &link.halves[Side::Read as usize].waker;
-            if !self.seats.go_on(key as u32, waiting) {
+            if !(goes_on && self.seats.go_on(key as u32, waiting)) {
                 wake_kept(waiting, Waker::wake_by_ref);
             }
         }

@@ -79,6 +79,9 @@ pub(crate) struct Flights {
     forgotten: u64,
 }
 
+/// As many as are answered at once, as a rule.
+const AT_ONCE: usize = 16;
+
 impl Flights {
     /// With room for so many.
     pub(crate) fn with_capacity(capacity: usize) -> Self {
@@ -95,8 +98,9 @@ impl Flights {
     #[inline]
     pub(crate) fn prefetch(&self) {
         let (first, second) = self.queue.as_slices();
-        prefetch(first);
-        prefetch(second);
+        for part in [first, second] {
+            prefetch(&part[..part.len().min(AT_ONCE)]);
+        }
     }
 
     /// How many are waiting for their reply.

@@ -12,7 +12,7 @@
 //! | `storm.rs` `fanout.rs` | connections that come and go; one message to many |
 //! | `content.rs` `flights.rs` | what stands in a message, and which message a reply answers |
 //! | `fault.rs` | what can go wrong, with a connection or with a reply |
-//! | `record.rs` `stats.rs` | what was counted and timed |
+//! | `record.rs` `archive.rs` `stats.rs` | what was counted and timed, and the seconds that are over |
 //! | `kernel.rs` `server.rs` | what the kernel counted, and the server's process used, meanwhile |
 //! | `verdict.rs` `threshold.rs` | whether that is good |
 //! | `progress.rs` `report/` | the same for people and for programs |
@@ -23,6 +23,7 @@
 
 mod ab;
 mod agent;
+mod archive;
 mod cli;
 mod compare;
 mod connection;

@@ -13,18 +13,18 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use hdrhistogram::serialization::{Deserializer, Serializer as _, V2Serializer};
 use serde::{Deserialize, Serialize};
 use switchpoint::Driver;
 
 use crate::{
+    archive::Archive,
     content::Content,
     fanout,
     kernel::{self, Counters},
     pace::Pace,
     plan::{Kind, Plan},
     progress::Progress,
-    record::{Interval, Record, Times},
+    record::{Interval, Record},
     server::{self, Usage},
     units::{Nanos, nanos},
     worker::{self, Pipe, Shared},
@@ -211,6 +211,12 @@ pub(crate) fn run(
     progress.finish();
 
     begun?;
+    let seconds = seconds.unwrap_or_else(|error| {
+        eprintln!(
+            "loadgen: the temporary file with the run's seconds cannot be read, so they are missing: {error}"
+        );
+        Vec::new()
+    });
     let mut record = Record::new(plan.slots());
     let mut heard: Option<fanout::Heard> = None;
     let (mut driver, mut pace, mut server, mut over, mut cpu) = (plan.driver, "auto", None, 0, 0.0_f64);
@@ -263,9 +269,9 @@ fn gather(
     empties: &[mpsc::Sender<Box<Interval>>],
     progress: &mut Progress,
     is_running: impl Fn() -> bool,
-) -> Vec<Interval> {
+) -> io::Result<Vec<Interval>> {
     let mut open: BTreeMap<u64, (Interval, u32)> = BTreeMap::new();
-    let mut seconds = Vec::new();
+    let mut over = Archive::new();
     let mut turn = 0;
     loop {
         let mut interval = match intervals.recv_timeout(LOOK_UP) {
@@ -289,39 +295,17 @@ fn gather(
             && let Some((second, _)) = open.remove(&interval.second)
         {
             progress.second(&second);
-            seconds.push(Packed::new(second));
+            over.push(&second);
         }
         interval.clear();
         // Whoever needs none any more has hung up.
         let _ = empties[turn % empties.len()].send(interval);
         turn += 1;
     }
-    let mut seconds: Vec<Interval> = seconds.into_iter().map(Packed::unpacked).collect();
+    let mut seconds = over.read()?;
     seconds.extend(open.into_values().map(|(second, _)| second));
     seconds.sort_by_key(|second| second.second);
-    seconds
-}
-
-/// A second that is over, with its histogram without the room for what did not occur: a run of hours has thousands of them.
-struct Packed {
-    rest: Interval,
-    latency: Vec<u8>,
-}
-
-impl Packed {
-    fn new(mut interval: Interval) -> Self {
-        let mut latency = Vec::new();
-        let tiny = Times::new(0).expect("no digits are few enough");
-        let times = std::mem::replace(&mut interval.latency, tiny);
-        V2Serializer::new().serialize(&times, &mut latency).expect("memory takes what is written");
-        latency.shrink_to_fit();
-        Self { rest: interval, latency }
-    }
-
-    fn unpacked(self) -> Interval {
-        let latency = Deserializer::new().deserialize(&mut self.latency.as_slice());
-        Interval { latency: latency.expect("it was written so"), ..self.rest }
-    }
+    Ok(seconds)
 }
 
 const LOOK_UP: Duration = Duration::from_millis(100);

@@ -28,6 +28,8 @@ pub(super) fn hear_by<'a>(mut receiver: Receiver, pieces: impl IntoIterator<Item
             assert!(consumed > 0 || !is_event, "an event is made of bytes");
             buffer.drain(..consumed);
             if !is_event {
+                let again = receiver.receive(&mut buffer);
+                assert!(again.is_ok_and(|again| again.consumed == 0 && again.event.is_none()));
                 break;
             }
         }

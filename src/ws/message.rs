@@ -29,9 +29,9 @@ pub struct Receiver {
     /// Messages are not put together.
     is_in_parts: bool,
     /// A message of bytes up to this length is waited for where it has arrived, once.
-    whole_max: u64,
-    /// The frame that comes next was waited for.
-    has_waited: bool,
+    whole_max: usize,
+    /// How much of the frame that comes next was there when it was waited for; 0 if it was not.
+    waited_with: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -187,7 +187,7 @@ impl Receiver {
             decompressor: None,
             is_in_parts: false,
             whole_max: 0,
-            has_waited: false,
+            waited_with: 0,
         }
     }
 
@@ -286,14 +286,16 @@ impl Receiver {
             let is_event = header.opcode.is_control() || (header.fin && self.open.is_none() && !header.rsv1);
             let is_small = !self.is_in_parts || header.length <= Self::PART_MAX as u64;
             if !(is_whole && is_event && is_small) {
-                if header.opcode.is_control() || (is_event && self.is_worth_waiting(&header)) {
+                if header.opcode.is_control()
+                    || (is_event && self.is_worth_waiting(&header, bytes.len() - at))
+                {
                     return Ok(Step { consumed: at, found: None });
                 }
                 self.begin(&header);
                 at = start;
                 continue;
             }
-            self.has_waited = false;
+            self.waited_with = 0;
             // It has arrived whole, so its length is a `usize`.
             let (end, length) = (start + header.length as usize, header.length as usize);
             let start = unmask(bytes, &header, start);
@@ -367,12 +369,13 @@ impl Receiver {
         debug_assert!(self.is_at_rest());
         self.forget();
         (self.role, self.limits, self.is_in_parts) = (role, limits, false);
-        self.has_waited = false;
+        self.waited_with = 0;
     }
 
     /// From now on up to so many bytes of a message, and its header, are left unread until the next bytes are there.
-    pub(crate) fn wait_for(&mut self, whole_max: usize) {
-        self.whole_max = whole_max as u64;
+    /// Returns what held before.
+    pub(crate) fn wait_for(&mut self, whole_max: usize) -> usize {
+        std::mem::replace(&mut self.whole_max, whole_max)
     }
 
     /// Whether a message has begun that has not ended.
@@ -388,7 +391,7 @@ impl Receiver {
     /// The most that is left unread.
     #[cfg(test)]
     pub(super) fn unread_max(&self) -> usize {
-        Self::UNREAD_MAX.max(self.whole_max as usize + Header::SIZE_MAX)
+        Self::UNREAD_MAX.max(self.whole_max + Header::SIZE_MAX)
     }
 
     /// What the message that is put together takes in memory.
@@ -432,10 +435,12 @@ impl Receiver {
     /// Whether what has come of a message is left where it is until more has: then it is not taken in two pieces, and put
     /// together elsewhere. Only once, or who sends it byte by byte would have it carried about at each of them; and no text,
     /// which fails at its first bad byte.
-    fn is_worth_waiting(&mut self, header: &Header) -> bool {
-        let is_whole_soon = header.opcode == Opcode::Binary && header.length <= self.whole_max;
-        let is_worth_it = is_whole_soon && !self.is_in_parts && !self.has_waited;
-        self.has_waited = is_worth_it;
+    fn is_worth_waiting(&mut self, header: &Header, there: usize) -> bool {
+        let is_whole_soon = header.opcode == Opcode::Binary && header.length <= self.whole_max as u64;
+        // Whoever looks again, and nothing has come, waits on.
+        let is_first_wait = self.waited_with == 0 || self.waited_with == there;
+        let is_worth_it = is_whole_soon && !self.is_in_parts && is_first_wait;
+        self.waited_with = if is_worth_it { there } else { 0 };
         is_worth_it
     }
 
@@ -708,6 +713,8 @@ mod tests {
                 assert_eq!(received.event, None);
                 let consumed = received.consumed;
                 bytes.drain(..consumed);
+                // Looking again where nothing has come changes nothing.
+                assert_eq!(receiver.receive(&mut bytes).unwrap(), Received { consumed: 0, event: None });
             }
             bytes.extend_from_slice(&message[at..]);
             let place = bytes.as_ptr_range();

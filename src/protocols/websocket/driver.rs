@@ -141,6 +141,10 @@ where
                 Box::pin(link.pass()).await; // rare, and large
                 is_settled = false;
             }
+            let is_watched = link.is_watched();
+            if !is_watched && inbound.as_mut().is_some_and(|inbound| inbound.decoder.wait_for(0) > 0) {
+                continue; // what has come of a message is not to wait in a buffer that the kernel has meanwhile
+            }
             self.is_reading = true;
             {
                 let mut buf =
@@ -149,7 +153,7 @@ where
                     Some(inbound) => &mut inbound.buf,
                     None => buf.get_or_insert_default(),
                 };
-                if link.is_watched() {
+                if is_watched {
                     buf.rest(&link.worker.small, &link.worker.hot);
                     reading = None;
                 } else {
@@ -262,7 +266,7 @@ where
         let Inbound { buf, decoder, .. } = &mut **inbound.get_or_insert_with(|| self.employ());
         match arrived {
             Some(read) => {
-                decoder.wait_for(0); // the kernel has our buffer while we wait, and it is a small one
+                decoder.wait_for(0);
                 buf.arrived(read, &link.stream, &link.worker.hot)
             }
             None => {
@@ -451,5 +455,5 @@ where
     }
 }
 
-/// What is shorter than this, and has not come as a whole, is waited for where it lies.
+/// A message up to this length that has not come as a whole is waited for where it lies.
 const WHOLE_MAX: usize = 64 << 10;
