@@ -272,6 +272,8 @@ fn gather(
 ) -> io::Result<Vec<Interval>> {
     let mut open: BTreeMap<u64, (Interval, u32)> = BTreeMap::new();
     let mut over = Archive::new();
+    // Each has the room for all that might occur, and a new one for each second would be memory that comes and goes.
+    let mut spares: Vec<Interval> = Vec::new();
     let mut turn = 0;
     loop {
         let mut interval = match intervals.recv_timeout(LOOK_UP) {
@@ -287,15 +289,19 @@ fn gather(
             },
         };
         let entry = open.entry(interval.second);
-        let (second, threads) =
-            entry.or_insert_with(|| (Interval { second: interval.second, ..Interval::new() }, 0));
+        let (second, threads) = entry.or_insert_with(|| {
+            let spare = spares.pop().unwrap_or_else(Interval::new);
+            (Interval { second: interval.second, is_measured: false, ..spare }, 0)
+        });
         second.merge(&interval);
         *threads += 1;
         if *threads == plan.threads
-            && let Some((second, _)) = open.remove(&interval.second)
+            && let Some((mut second, _)) = open.remove(&interval.second)
         {
             progress.second(&second);
             over.push(&second);
+            second.clear();
+            spares.push(second);
         }
         interval.clear();
         // Whoever needs none any more has hung up.
