@@ -690,6 +690,44 @@ fn one_clients_excess_does_not_stop_another_on_the_same_core() {
 }
 
 #[test]
+fn peers_that_never_pause_do_not_keep_a_core_to_themselves() {
+    for driver in drivers() {
+        let (server, address) = start(Config { threads: 1, ..config(driver) });
+        let is_over = AtomicBool::new(false);
+        let talk = || {
+            let mut talker = Client::switched(address, "websocket");
+            while !is_over.load(Ordering::Relaxed) {
+                talker.send(frame(0x82, b"?"));
+                talker.expect(b"\x82\x01?");
+            }
+        };
+        thread::scope(|scope| {
+            // With so many, something has always arrived before the last of them was answered.
+            (0..16).for_each(|_| drop(scope.spawn(talk)));
+            let newcomers = scope.spawn(|| {
+                until(&server, "all talk", |stats| stats.sessions == 16);
+                let start = Instant::now();
+                for _ in 0..5 {
+                    let mut newcomer = Client::switched(address, "websocket");
+                    newcomer.send(frame(0x82, b"!"));
+                    newcomer.expect(b"\x82\x01!");
+                    // The ticker counts.
+                    until(&server, "it is counted", |stats| stats.sessions == 17);
+                    drop(newcomer);
+                    until(&server, "it is gone", |stats| stats.sessions == 16);
+                }
+                // Each is a matter of ticks, a tenth of a second or two, and not of luck.
+                assert!(start.elapsed() < 2 * PATIENCE, "{:?}", start.elapsed());
+            });
+            let result = newcomers.join();
+            is_over.store(true, Ordering::Relaxed);
+            result.unwrap_or_else(|_| panic!("{driver}: a newcomer was kept waiting"));
+        });
+        server.stop();
+    }
+}
+
+#[test]
 fn a_program_that_a_handler_starts_inherits_no_connection() {
     for driver in drivers() {
         let (_server, address) = start(config(driver));
