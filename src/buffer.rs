@@ -1,8 +1,9 @@
 //! What has arrived and was not consumed yet, and the core's large buffers.
 //!
-//! A connection that waits holds a small buffer, or none, unless it waits for the rest of something. When a read fills it there is probably more: then a large one
-//! is borrowed from the core's [`Pool`], filled without waiting, and given back before the next wait. The pool hands out
-//! the buffer that came back last, so that it is the one that is still in the cache.
+//! A connection that waits holds a small buffer, or none, unless it waits for the rest of something. When a read fills it
+//! there is probably more: then a large one is borrowed from the core's [`Pool`], filled without waiting, and given back
+//! before the next wait. The pool hands out the buffer that came back last, so that it is the one that is still in the
+//! cache.
 //!
 //! ```text
 //!   data   [ consumed | unread          | spare ]

@@ -688,11 +688,18 @@ impl<F: Future> Future for Catch<F> {
     type Output = Result<F::Output, Panic>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let future = self.project().future;
-        // After a panic the future is dropped and never polled again, so nothing sees it half done.
-        match panic::catch_unwind(panic::AssertUnwindSafe(|| future.poll(cx))) {
-            Ok(poll) => poll.map(Ok),
-            Err(panic) => Poll::Ready(Err(panic)),
-        }
+        poll_caught(self.project().future, cx)
+    }
+}
+
+/// Polls what [`catch`] runs, for who keeps the future by itself.
+pub(crate) fn poll_caught<F: Future + ?Sized>(
+    future: Pin<&mut F>,
+    cx: &mut Context<'_>,
+) -> Poll<Result<F::Output, Panic>> {
+    // After a panic the future is dropped and never polled again, so nothing sees it half done.
+    match panic::catch_unwind(panic::AssertUnwindSafe(|| future.poll(cx))) {
+        Ok(poll) => poll.map(Ok),
+        Err(panic) => Poll::Ready(Err(panic)),
     }
 }

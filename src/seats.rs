@@ -18,7 +18,12 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use crate::{Error, connection::Panic, registry::LocalBoxFuture, sessions::keep};
+use crate::{
+    Error,
+    connection::{Panic, poll_caught},
+    registry::LocalBoxFuture,
+    sessions::keep,
+};
 
 /// The sessions of a core.
 #[derive(Default)]
@@ -67,16 +72,16 @@ impl Seats {
     pub(crate) fn poll(&self, slot: u32, cx: &mut Context<'_>) -> Poll<Ended> {
         let page = self.page(slot);
         let Some(seat) = seat(&page, slot) else { return Poll::Pending };
-        let Some(running) = seat.running.take() else {
+        let Some(mut running) = seat.running.take() else {
             return self.take_ended(slot).map_or(Poll::Pending, |ended| Poll::Ready(put_away(ended)));
         };
         keep(&seat.task, cx.waker());
-        match go_on(running, cx) {
-            (running, Poll::Pending) => {
+        match poll_caught(running.as_mut(), cx) {
+            Poll::Pending => {
                 seat.running.set(Some(running));
                 Poll::Pending
             }
-            (running, Poll::Ready(ended)) => Poll::Ready(put_away((running, ended))),
+            Poll::Ready(ended) => Poll::Ready(put_away((running, ended))),
         }
     }
 
@@ -91,10 +96,10 @@ impl Seats {
         waiting.set(waker);
         let running = if is_it { seat.running.take() } else { None };
         let is_there = running.is_some();
-        if let Some(running) = running {
-            match go_on(running, &mut Context::from_waker(&task)) {
-                (running, Poll::Pending) => seat.running.set(Some(running)),
-                (running, Poll::Ready(ended)) => {
+        if let Some(mut running) = running {
+            match poll_caught(running.as_mut(), &mut Context::from_waker(&task)) {
+                Poll::Pending => seat.running.set(Some(running)),
+                Poll::Ready(ended) => {
                     self.ended.borrow_mut().push((slot, running, ended));
                     task.wake_by_ref();
                 }
@@ -162,16 +167,6 @@ impl Seats {
 
 fn seat(page: &Option<Rc<Page>>, slot: u32) -> Option<&Seat> {
     page.as_ref().map(|page| &page[slot as usize % PAGE])
-}
-
-/// A panic is ours to deal with, and costs nobody else anything.
-fn go_on(mut running: Running, cx: &mut Context<'_>) -> (Running, Poll<Ended>) {
-    // After a panic the future is dropped and never polled again, so nothing sees it half done.
-    let polled = match panic::catch_unwind(AssertUnwindSafe(|| running.as_mut().poll(cx))) {
-        Ok(poll) => poll.map(Ok),
-        Err(panic) => Poll::Ready(Err(panic)),
-    };
-    (running, polled)
 }
 
 /// Drops the future of a session that has ended. That is the last of its code, and may panic like the rest of it.

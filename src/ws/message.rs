@@ -369,7 +369,7 @@ impl Receiver {
         debug_assert!(self.is_at_rest());
         self.forget();
         (self.role, self.limits, self.is_in_parts) = (role, limits, false);
-        self.waited_with = 0;
+        (self.whole_max, self.waited_with) = (0, 0);
     }
 
     /// From now on up to so many bytes of a message, and its header, are left unread until the next bytes are there.

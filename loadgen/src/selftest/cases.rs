@@ -465,7 +465,6 @@ fn t23_exit_codes_are_a_contract() {
     assert!(text.contains("(interrupted)") && text.contains("planned "), "{text}");
 }
 
-/// The same books in another form: T10's files.
 /// What we add to a ping-pong between the same cores.
 fn t9_the_tool_adds_little() {
     within_five(|| {
@@ -531,6 +530,7 @@ fn reconnect_opens_what_the_server_ends() {
     }
 }
 
+/// The same books in another form.
 fn t10_files_add_up_to_what_was_printed() {
     let folder = std::env::temp_dir().join(format!("loadgen-test-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();

@@ -265,10 +265,7 @@ where
         let link = &self.shared.link;
         let Inbound { buf, decoder, .. } = &mut **inbound.get_or_insert_with(|| self.employ());
         match arrived {
-            Some(read) => {
-                decoder.wait_for(0);
-                buf.arrived(read, &link.stream, &link.worker.hot)
-            }
+            Some(read) => buf.arrived(read, &link.stream, &link.worker.hot),
             None => {
                 decoder.wait_for(WHOLE_MAX);
                 buf.fill_now(&link.worker.small, &link.worker.hot, expected, |data| link.take_arrived(data))
