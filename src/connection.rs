@@ -52,7 +52,7 @@ pub(crate) async fn serve(tracked: Tracked) {
             Ok(Arrival::Head(head_len)) => head_len,
             Ok(Arrival::Http2) => return speak_http2(tracked, buf),
             Ok(Arrival::Nothing) => return,
-            Err(Error::Rejected(rejection)) => return Box::pin(refuse_and_close(&link, rejection)).await,
+            Err(Error::Rejected(rejection)) => return Box::pin(refuse_and_close(&link, *rejection)).await,
             Err(_) => return,
         };
         if is_first {

@@ -16,7 +16,7 @@ pub enum Error {
     Peer(Box<dyn std::error::Error>),
     /// The request was answered with something other than 101.
     #[error("the request was refused: {0}")]
-    Rejected(Rejection),
+    Rejected(Box<Rejection>),
     /// Our own request was answered with something other than 101.
     #[error("the server refused: {0}")]
     Refused(Box<Refusal>),
@@ -49,6 +49,6 @@ impl Error {
 
 impl From<Rejection> for Error {
     fn from(rejection: Rejection) -> Self {
-        Self::Rejected(rejection)
+        Self::Rejected(Box::new(rejection))
     }
 }

@@ -170,6 +170,51 @@ fn put<const N: usize>(bytes: &mut [u8], at: usize, piece: [u8; N]) -> usize {
     N
 }
 
+/// A header that needs no second look: a client's message of less than 64 KiB in one frame. It is what most are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Plain {
+    /// Text or binary.
+    pub(crate) opcode: Opcode,
+    /// How long the header is.
+    pub(crate) size: usize,
+    pub(crate) length: usize,
+    pub(crate) key: [u8; 4],
+    /// Begins with a server's header for the same message, which is four bytes shorter; in the order of the bytes on the wire,
+    /// the first is the lowest.
+    unmasked: u32,
+}
+
+impl Plain {
+    /// `None`: it is for [`Header::decode`] to say what it is, or what is wrong with it. It may be a plain one, too, near the
+    /// end of what is there.
+    #[inline(always)]
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        // As one word, of which each part is a shift away.
+        let head = u64::from_le_bytes(*bytes.first_chunk()?);
+        let opcode = match head as u8 {
+            0x81 => Opcode::Text,
+            0x82 => Opcode::Binary,
+            _ => return None,
+        };
+        let (size, length, key) = match (head >> 8) as u8 {
+            short @ 0x80..0xfe => (6, usize::from(short & !MASK), (head >> 16) as u32),
+            0xfe => (8, usize::from(((head >> 16) as u16).swap_bytes()), (head >> 32) as u32),
+            _ => return None,
+        };
+        let is_shortest = size == 6 || length >= 126;
+        let unmasked = head as u32 & !(u32::from(MASK) << 8);
+        is_shortest.then_some(Self { opcode, size, length, key: key.to_le_bytes(), unmasked })
+    }
+
+    /// Writes a server's header for the same message, of which it returns the size. Behind it up to two bytes more are
+    /// written over.
+    #[inline(always)]
+    pub(crate) fn encode_at(&self, bytes: &mut [u8], at: usize) -> usize {
+        put(bytes, at, self.unmasked.to_le_bytes());
+        self.size - 4
+    }
+}
+
 const FIN: u8 = 0x80;
 const RSV1: u8 = 0x40;
 const RSV2: u8 = 0x20;
@@ -241,6 +286,36 @@ mod tests {
                 assert_eq!(Header::decode(&[first, second]).err(), expected, "{first:x} {second:x}");
             }
         }
+    }
+
+    #[test]
+    fn what_is_plain_is_what_it_is_read_as() {
+        let mut plain = 0;
+        for first in 0..=255 {
+            for second in 0..=255 {
+                for (high, low) in [(0, 0), (0, 125), (0, 126), (1, 0), (0xff, 0xff)] {
+                    let bytes = [first, second, high, low, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12];
+                    let Some(frame) = Plain::decode(&bytes) else { continue };
+                    plain += 1;
+                    let read = Header {
+                        fin: true,
+                        rsv1: false,
+                        opcode: frame.opcode,
+                        mask: Some(frame.key),
+                        length: frame.length as u64,
+                    };
+                    assert_eq!(Header::decode(&bytes), Ok(Some((read, frame.size))));
+                    assert!(!frame.opcode.is_control() && frame.opcode != Opcode::Continuation);
+                    let (mut ours, mut usual) = ([0; 16], [0; 16]);
+                    let size = frame.encode_at(&mut ours, 2);
+                    assert_eq!(size, Header { mask: None, ..read }.encode_at(&mut usual, 2));
+                    assert_eq!(ours[..2 + size], usual[..2 + size]);
+                    assert_eq!(Plain::decode(&bytes[..7]), None);
+                }
+            }
+        }
+        // Text and bytes: 126 short lengths five times, and of the five long ones three.
+        assert_eq!(plain, 2 * (126 * 5 + 3));
     }
 
     #[test]

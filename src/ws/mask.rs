@@ -130,33 +130,53 @@ fn moving_avx512(bytes: &mut [u8], to: usize, from: usize, length: usize, key: [
 fn moving_body(bytes: &mut [u8], mut to: usize, mut from: usize, length: usize, key: [u8; 4]) {
     debug_assert!(to <= from, "it is moved forward only");
     let end = from + length;
-    if length >= BLOCK {
-        let mut keys = [0; BLOCK];
-        keys.as_chunks_mut().0.fill(key);
-        while end - from >= BLOCK {
-            move_block(bytes, to, from, keys);
-            (to, from) = (to + BLOCK, from + BLOCK);
+    while end - from >= BLOCK {
+        let block = masked::<BLOCK>(bytes, from, key);
+        put(bytes, to, block);
+        (to, from) = (to + BLOCK, from + BLOCK);
+    }
+    match end - from {
+        left @ 32.. => move_ends::<32>(bytes, to, from, left, key),
+        left @ 16.. => move_ends::<16>(bytes, to, from, left, key),
+        left @ 8.. => move_ends::<8>(bytes, to, from, left, key),
+        left @ 4.. => move_ends::<4>(bytes, to, from, left, key),
+        left => {
+            for at in 0..left {
+                bytes[to + at] = bytes[from + at] ^ key[at];
+            }
         }
-    }
-    let [a, b, c, d] = key;
-    while end - from >= 8 {
-        move_block(bytes, to, from, [a, b, c, d, a, b, c, d]);
-        (to, from) = (to + 8, from + 8);
-    }
-    if end - from >= 4 {
-        move_block(bytes, to, from, key);
-        (to, from) = (to + 4, from + 4);
-    }
-    for at in 0..end - from {
-        bytes[to + at] = bytes[from + at] ^ key[at];
     }
 }
 
+/// What has at least `N` bytes, and at most twice as many, as its first and its last `N`: where they meet, both write the
+/// same.
 #[inline(always)]
-fn move_block<const N: usize>(bytes: &mut [u8], to: usize, from: usize, keys: [u8; N]) {
-    let mut block: [u8; N] = bytes[from..from + N].try_into().expect("it is that long");
-    block.iter_mut().zip(keys).for_each(|(byte, key)| *byte ^= key);
-    bytes[to..to + N].copy_from_slice(&block);
+fn move_ends<const N: usize>(bytes: &mut [u8], to: usize, from: usize, length: usize, key: [u8; 4]) {
+    let last = length - N;
+    let first_block = masked::<N>(bytes, from, key);
+    let last_block = masked::<N>(bytes, from + last, turned(key, last));
+    put(bytes, to, first_block);
+    put(bytes, to + last, last_block);
+}
+
+/// The key for what lies `offset` bytes behind its beginning.
+#[inline(always)]
+fn turned(key: [u8; 4], offset: usize) -> [u8; 4] {
+    u32::from_le_bytes(key).rotate_right(8 * (offset as u32 % 4)).to_le_bytes()
+}
+
+#[inline(always)]
+fn masked<const N: usize>(bytes: &[u8], at: usize, key: [u8; 4]) -> [u8; N] {
+    let mut block: [u8; N] = bytes[at..at + N].try_into().expect("it is that long");
+    for word in block.as_chunks_mut().0 {
+        *word = (u32::from_ne_bytes(*word) ^ u32::from_ne_bytes(key)).to_ne_bytes();
+    }
+    block
+}
+
+#[inline(always)]
+fn put<const N: usize>(bytes: &mut [u8], at: usize, block: [u8; N]) {
+    bytes[at..at + N].copy_from_slice(&block);
 }
 
 /// A multiple of the key's length, and of the widest register's.
@@ -165,8 +185,12 @@ const BLOCK: usize = 64;
 /// Eight bytes a step; the compiler makes wider ones of it.
 #[inline(always)]
 fn body(payload: &mut [u8], key: [u8; 4], offset: usize) {
-    let key = u32::from_le_bytes(key).rotate_right(8 * (offset as u32 % 4));
-    let key = u64::from(key) << 32 | u64::from(key);
+    let key = turned(key, offset);
+    let length = payload.len();
+    if length < BLOCK {
+        return moving_body(payload, 0, 0, length, key);
+    }
+    let key = u64::from(u32::from_le_bytes(key)) * 0x1_0000_0001;
     let (words, tail) = payload.as_chunks_mut::<8>();
     for word in words {
         *word = (u64::from_le_bytes(*word) ^ key).to_le_bytes();

@@ -310,6 +310,21 @@ impl Receiver {
         }
     }
 
+    /// The longest message that may come now in a [plain](super::Plain) frame; `None`: none may. The caller can read such
+    /// frames itself, one behind the other, if it [says so](Self::has_read_plain), and has the rest read by
+    /// [`step_from`](Self::step_from).
+    #[inline]
+    pub(crate) fn plain_max(&self) -> Option<usize> {
+        let is_between = matches!(self.state, State::Header) && self.open.is_none();
+        let is_allowed = self.role == Role::Server && self.limits.fragments_max > 0;
+        (is_between && is_allowed).then_some(self.limits.message_max)
+    }
+
+    #[inline]
+    pub(crate) fn has_read_plain(&mut self) {
+        self.waited_with = 0;
+    }
+
     /// The second half of [`receive`](Self::receive): what the last [`step`](Self::step) found in
     /// `bytes`, which are the same and unchanged.
     #[inline]

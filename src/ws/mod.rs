@@ -42,6 +42,7 @@ pub use close::{CloseFrame, Code};
 pub use deflate::{Compressor, Contexts};
 pub use extension::{Agreed, Deflate};
 pub use fault::Fault;
+pub(crate) use frame::Plain;
 pub use frame::{Header, Opcode, write_frame};
 pub(crate) use message::text;
 pub use message::{Event, Found, Part, Place, Received, Receiver, Step};

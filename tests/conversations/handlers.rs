@@ -39,6 +39,59 @@ where
 }
 
 #[test]
+fn what_goes_back_keeps_its_place_among_what_else_is_sent() {
+    async fn talkative(socket: Socket) -> Result<(), Error> {
+        let (mut receiver, sender) = socket.split();
+        while let Some(message) = receiver.recv().await? {
+            sender.send(message).await?;
+            match message.text() {
+                Some("twice") => sender.send(message).await?,
+                Some("part of it") => sender.send(&message.bytes()[5..]).await?,
+                Some("as bytes") => sender.send(message.bytes()).await?,
+                Some("more") => sender.send("and more").await?,
+                Some("skip") => drop(receiver.recv().await?),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+    everywhere(
+        || at_root(talkative),
+        async |site| {
+            let mut client = site.switched(handshake("/", "")).await;
+            let said = [
+                text("a"),
+                text("twice"),
+                text("b"),
+                ping("there?"),
+                text("part of it"),
+                text("more"),
+                text("skip"),
+                text("skipped"),
+                text("c"),
+                text("as bytes"),
+                text("d"),
+            ];
+            client.send(said.concat()).await;
+            for due in ["a", "twice", "twice", "b"] {
+                client.frame().await.is_text(due);
+            }
+            client.frame().await.is(10, "there?");
+            client.frame().await.is_text("part of it");
+            client.frame().await.is(2, "of it");
+            for due in ["more", "and more", "skip", "c", "as bytes"] {
+                client.frame().await.is_text(due);
+            }
+            client.frame().await.is(2, "as bytes");
+            client.frame().await.is_text("d");
+            client.send(close(1000)).await;
+            client.frame().await.is_close(1000);
+            client.end().await;
+        },
+    );
+}
+
+#[test]
 fn a_recv_that_is_dropped_loses_nothing() {
     /// Polls `recv` once at a time, and drops it each time it has to wait.
     async fn impatient(socket: Socket) -> Result<(), Error> {

@@ -133,6 +133,56 @@ fn long_and_short_messages_in_a_burst_come_back_in_their_order() {
     });
 }
 
+#[test]
+fn bursts_survive_faults_in_their_order() {
+    use switchpoint::duplex::Faults;
+    let faults = Faults { partial_read: 0.3, partial_write: 0.3, delay: 0.01, reset: 0.0 };
+    let lengths = [0, 1, 3, 7, 8, 15, 20, 33, 64, 125, 126, 130, 1000, 4095, 4096, 9000];
+    for seed in 1..=12 {
+        eprintln!("seed {seed}");
+        on(Transport::Faulty(faults, seed), config(), echo(), async |site: &Site| {
+            let mut client = connected(site).await;
+            let mut state = seed;
+            let mut random = |below: usize| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                (state >> 33) as usize % below
+            };
+            for _ in 0..10 {
+                let (mut said, mut due) = (Vec::new(), Vec::new());
+                for place in 0..random(20) {
+                    let payload: Vec<u8> =
+                        (0..lengths[random(lengths.len())]).map(|i| (i * 7 + place) as u8 & 0x7f).collect();
+                    match random(8) {
+                        0 => {
+                            let payload = &payload[..payload.len().min(125)];
+                            said.extend(ping(payload));
+                            due.push((10, payload.to_vec()));
+                        }
+                        1 => {
+                            let (head, tail) = payload.split_at(payload.len() / 2);
+                            said.extend([fragment(false, 2, head), fragment(true, 0, tail)].concat());
+                            due.push((2, payload));
+                        }
+                        2 => {
+                            said.extend(text(&payload));
+                            due.push((1, payload));
+                        }
+                        _ => {
+                            said.extend(binary(&payload));
+                            due.push((2, payload));
+                        }
+                    }
+                }
+                client.send(said).await;
+                for (opcode, payload) in due {
+                    client.frame().await.is(opcode, payload);
+                }
+            }
+            leave(client).await;
+        });
+    }
+}
+
 /// What the server says to a peer that breaks a rule: one close frame, then the end.
 async fn is_closed_with(site: &Site, said: impl AsRef<[u8]>, code: u16) {
     let mut client = connected(site).await;

@@ -8,9 +8,9 @@ use std::{cell::Cell, ops::ControlFlow, rc::Rc};
 
 use super::socket::Shared;
 use crate::{
-    buffer::ReadBuf,
+    buffer::{HOT, ReadBuf},
     metrics::Sizes,
-    ws::{self, Event, Fault, Found, Header, Opcode, Role, mask},
+    ws::{self, Event, Fault, Found, Header, Opcode, Plain, Role, mask},
 };
 
 /// A buffer that was read as a whole.
@@ -20,6 +20,9 @@ pub(crate) struct Batch {
     found: Vec<Found>,
     /// Of what was found, the first that nobody has looked at.
     next: Cell<usize>,
+    /// Where frames lie, one behind the other, that go back as they came and are not in the queue yet. Invariant: the queue
+    /// is empty meanwhile.
+    back: Cell<Option<(usize, usize)>>,
     /// What was wrong behind the last thing found.
     fault: Option<Fault>,
     /// Up to where it was read.
@@ -52,6 +55,24 @@ impl Batch {
         is_it.then(|| (start - Header::size(end - start, false), end))
     }
 
+    /// Has a frame sent back with those before it, or as the first where the queue `is_free`; `false`: it is not the next.
+    #[inline]
+    pub(super) fn gives_back(&self, (start, end): (usize, usize), is_free: impl FnOnce() -> bool) -> bool {
+        let first = match self.back.get() {
+            Some((first, last)) if last == start && end - first <= HOT => first,
+            None if is_free() => start,
+            _ => return false,
+        };
+        self.back.set(Some((first, end)));
+        true
+    }
+
+    /// What the queue is to have now.
+    #[inline]
+    pub(super) fn take_back(&self) -> Option<(usize, usize)> {
+        self.back.take()
+    }
+
     /// Reads all frames from `start` on, up to what a single look at the decoder can tell.
     ///
     /// A masked frame is longer than one that is not, so a message can be moved forward behind a header of our own. Then
@@ -62,9 +83,18 @@ impl Batch {
     ///   head key payload | head key payload | head key long payload |
     ///   head payload head payload |               head long payload |
     /// ```
+    #[inline]
     fn read(&mut self, start: usize, decoder: &mut ws::Receiver, sizes: &Sizes) {
         self.end = start;
-        let mut free = start;
+        let free = self.read_plain(start, decoder, sizes);
+        if self.end < self.bytes.len() || !decoder.is_between() {
+            self.read_on(free, decoder, sizes);
+        }
+    }
+
+    /// The same for anything, from the first that is not plain on.
+    #[inline(never)]
+    fn read_on(&mut self, mut free: usize, decoder: &mut ws::Receiver, sizes: &Sizes) {
         loop {
             let unmask = |bytes: &mut [u8], header: &Header, start: usize| {
                 let length = header.length as usize;
@@ -94,6 +124,7 @@ impl Batch {
                             self.found.push(found);
                             if !opcode.is_control() {
                                 sizes.record(end - start);
+                                free = self.read_plain(free, decoder, sizes);
                             } else if opcode == Opcode::Close {
                                 // What follows means nothing (RFC 6455 5.5.1).
                                 self.end = self.bytes.len();
@@ -112,6 +143,40 @@ impl Batch {
                 Err(fault) => return self.fault = Some(fault),
             }
         }
+    }
+
+    /// Reads on past whole messages in plain frames, which is what mostly comes; what it moves, it moves to `free`. Returns
+    /// where the next may be moved to.
+    #[inline]
+    fn read_plain(&mut self, mut free: usize, decoder: &mut ws::Receiver, sizes: &Sizes) -> usize {
+        let Some(length_max) = decoder.plain_max() else { return free };
+        let from = self.end;
+        let bytes = &mut self.bytes[..];
+        let mut at = self.end;
+        while let Some(frame) = Plain::decode(&bytes[at..]) {
+            let (mut start, length) = (at + frame.size, frame.length);
+            if length > bytes.len() - start || length > length_max {
+                break;
+            }
+            at = start + length;
+            if length >= STAYS {
+                mask::apply(&mut bytes[start..at], frame.key, 0);
+                frame.encode_at(bytes, start - 4);
+                free = at;
+            } else {
+                let payload = start;
+                start = free + frame.encode_at(bytes, free);
+                mask::apply_moving(bytes, start, payload, length, frame.key);
+                free = start + length;
+            }
+            self.found.push(Found::Frame { opcode: frame.opcode, start, end: start + length });
+            sizes.record(length);
+        }
+        self.end = at;
+        if at > from {
+            decoder.has_read_plain();
+        }
+        free
     }
 }
 
@@ -171,7 +236,7 @@ impl Inbound {
     /// The same where the next thing is a message by itself, which is what it mostly is: whether it is text, and where it
     /// [lies](Self::payload).
     #[inline]
-    pub(super) fn next_frame(&mut self) -> Option<(bool, usize, usize)> {
+    pub(super) fn next_frame(&self) -> Option<(bool, usize, usize)> {
         let batch = self.batch.as_ref().filter(|_| self.message.is_none())?;
         let next = batch.next.get();
         match *batch.found.get(next)? {
@@ -282,11 +347,11 @@ impl Inbound {
 
     fn thaw(&mut self, shared: &Shared) {
         let Some(mut batch) = self.batch.take() else { return };
-        shared.lent.take();
-        if Rc::get_mut(&mut batch).is_none() {
-            // The queue holds some of it. Sending makes it let go; an error is met again by the driver.
-            drop(shared.queue.borrow_mut().send(&shared.link));
+        // It is ours, and lent. More owners are in the queue: sending makes them let go; an error is met again by the driver.
+        if Rc::strong_count(&batch) > 2 || batch.back.get().is_some() {
+            drop(shared.send());
         }
+        shared.lent.take();
         let inner = Rc::get_mut(&mut batch).expect("the queue has let go of it");
         self.buf.put(std::mem::take(&mut inner.bytes), inner.end);
         inner.found.clear();

@@ -355,7 +355,7 @@ where
             } else if self.is_pinged {
                 shared.close(Some(CloseFrame { code: Code::GOING_AWAY, reason: "no sign of life" }));
                 // Only what the socket takes at once: nobody is there to wait for.
-                drop(shared.queue.borrow_mut().send(link));
+                drop(shared.send());
                 return Err(Error::TimedOut);
             } else {
                 self.is_pinged = true;
@@ -406,7 +406,7 @@ where
                 self.room = None;
                 result?;
             }
-            let sent = shared.queue.borrow_mut().send(link);
+            let sent = shared.send();
             match sent {
                 Ok(()) if link.stream.is_flushed() => {
                     link.deadline(Side::Write, NEVER);

@@ -104,6 +104,14 @@ impl Queue {
         held <= queue_max && unsent.len() <= queue_max.max(HOT)
     }
 
+    /// Whether nothing waits, and what goes back as it came need not be looked at: not masked, not compressed, not to be
+    /// dropped.
+    #[inline]
+    pub(super) fn is_passed_by(&self) -> bool {
+        let is_plain = self.masks.is_none() && self.compressor.is_none() && !self.drops_oldest;
+        self.unsent.is_none() && is_plain
+    }
+
     /// Whether the socket had no room for all of it.
     pub(super) fn is_stalled(&self) -> bool {
         self.unsent.as_ref().is_some_and(|unsent| unsent.is_stalled)
@@ -213,6 +221,33 @@ impl Queue {
             self.push(Opcode::Pong, payload, link);
         } else {
             unsent.last_pong = Some(payload.into());
+        }
+    }
+
+    /// Sends frames that lie in a batch while nothing else waits: mostly the socket takes them, and the queue stays as it
+    /// is. If not, as [`send`](Self::send).
+    pub(super) fn send_from(
+        &mut self,
+        batch: &Rc<Batch>,
+        start: usize,
+        end: usize,
+        link: &Link,
+    ) -> io::Result<()> {
+        debug_assert!(self.unsent.is_none(), "nothing else waits");
+        link.worker.counters.queue_depth.record(end - start);
+        let sent = link.stream.try_write(&batch.bytes()[start..end]);
+        let count = *sent.as_ref().unwrap_or(&0);
+        link.has_sent(count);
+        if count == end - start {
+            return Ok(());
+        }
+        self.push_frame(batch, start + count, end, link);
+        match (sent, &mut self.unsent) {
+            (Err(error), Some(unsent)) if error.kind() != io::ErrorKind::Interrupted => {
+                unsent.keep_rest(link);
+                Err(error)
+            }
+            _ => self.send(link),
         }
     }
 

@@ -7,13 +7,16 @@
 //! What is sent is queued, and goes out in one write as soon as the handler waits for something.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, RefCell, RefMut},
     future::poll_fn,
     io,
     net::SocketAddr,
+    pin::Pin,
     rc::{Rc, Weak},
-    task::{Poll, Waker, ready},
+    task::{Context, Poll, Waker, ready},
 };
+
+use pin_project_lite::pin_project;
 
 use super::{
     RandomMasks, Session, Settings, WhenFull,
@@ -226,41 +229,66 @@ impl Receiver {
     /// [`Error::Peer`] when the peer broke RFC 6455 or a limit (it has been told), [`Error::Io`] when the connection
     /// ended without a close.
     pub async fn recv(&mut self) -> Result<Option<Message<'_>>, Error> {
-        self.is_heard()?;
-        if self.gathered.is_none()
-            && let Some(inbound) = &mut self.inbound
-            && let Some((is_text, start, end)) = inbound.next_frame()
-        {
-            return self.framed(is_text, start, end).map(Some);
-        }
-        let found = loop {
-            let Some(found) = self.find().await? else { return Ok(None) };
-            let (Found::Part { place, .. } | Found::Held(place)) = found else { break found };
-            if place.is_first && place.is_last {
-                break found;
-            }
-            self.gather(found)?;
-            if place.is_last {
-                return Ok(self.gathered.as_mut().map(|gathered| {
-                    gathered.is_over = true;
-                    gathered.message()
-                }));
-            }
+        // What mostly comes is looked for here, and anything else apart: its results have types of their own, so that a message
+        // goes from here to the handler in registers.
+        let (is_text, start, end) = match self.next_frame() {
+            Some(frame) => frame,
+            None => match (Apart { future: self.find_message() }).await? {
+                Some(Found::Frame { opcode: opcode @ (Opcode::Text | Opcode::Binary), start, end }) => {
+                    (opcode == Opcode::Text, start, end)
+                }
+                Some(found) => {
+                    return Ok(match self.heard(found)? {
+                        Event::Text(text) => Some(Message::Text(text)),
+                        Event::Binary(bytes) => Some(Message::Binary(bytes)),
+                        // `find` reads on past pings and pongs.
+                        Event::Ping(_) | Event::Pong(_) | Event::Close(_) => None,
+                    });
+                }
+                None => return Ok(None),
+            },
         };
-        if let Found::Frame { opcode: opcode @ (Opcode::Text | Opcode::Binary), start, end } = found {
-            return self.framed(opcode == Opcode::Text, start, end).map(Some);
+        self.framed(is_text, start, end).map(Some)
+    }
+
+    /// The next thing, if that is a message that is a frame by itself, and nothing is to be seen to before it.
+    #[inline]
+    fn next_frame(&self) -> Option<(bool, usize, usize)> {
+        let is_usual = self.gathered.is_none() && self.shared.end.get().is_none();
+        self.inbound.as_ref().filter(|_| is_usual)?.next_frame()
+    }
+
+    /// Reads up to a message, which is put together if it comes in parts; `None` when the peer has closed.
+    async fn find_message(&mut self) -> Result<Option<Found>, Error> {
+        self.is_heard()?;
+        loop {
+            let found = self.find().await?;
+            let Some(Found::Part { place, .. } | Found::Held(place)) = found else { return Ok(found) };
+            if place.is_first && place.is_last {
+                return Ok(found);
+            }
+            self.gather(found.expect("it is a part"))?;
+            if place.is_last {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// What was found, if it is no message in a frame by itself.
+    fn heard(&mut self, found: Found) -> Result<Event<'_>, Error> {
+        if let Some(gathered) = &mut self.gathered {
+            gathered.is_over = true;
+            return Ok(match gathered.message() {
+                Message::Text(text) => Event::Text(text),
+                Message::Binary(bytes) => Event::Binary(bytes),
+            });
         }
         let inbound = self.inbound.as_mut().expect("something was found in it");
-        match inbound.event(found, &self.shared) {
-            Ok(Event::Text(text)) => Ok(Some(Message::Text(text))),
-            Ok(Event::Binary(bytes)) => Ok(Some(Message::Binary(bytes))),
-            Ok(Event::Close(frame)) => {
-                self.shared.peer_closes(frame);
-                Ok(None)
-            }
-            Ok(Event::Ping(_) | Event::Pong(_)) => unreachable!("`step` reads on past them"),
-            Err(fault) => Err(self.shared.fail(fault)),
+        let event = inbound.event(found, &self.shared).map_err(|fault| self.shared.fail(fault))?;
+        if let Event::Close(frame) = event {
+            self.shared.peer_closes(frame);
         }
+        Ok(event)
     }
 
     /// Waits for the next part of a message, as it arrives, so that a message may be longer than there is memory.
@@ -387,6 +415,24 @@ impl Receiver {
     }
 }
 
+pin_project! {
+    /// What is polled by a call of its own, as it is seldom there: whoever waits for it keeps its registers for what is
+    /// mostly there.
+    struct Apart<F> {
+        #[pin]
+        future: F,
+    }
+}
+
+impl<F: Future> Future for Apart<F> {
+    type Output = F::Output;
+
+    #[inline(never)]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.project().future.poll(cx)
+    }
+}
+
 impl Drop for Receiver {
     fn drop(&mut self) {
         self.shared.abandoned.set(true);
@@ -417,11 +463,11 @@ impl Sender {
         let (opcode, payload) = (message.opcode(), message.bytes());
         poll_fn(move |cx| {
             let Some(shared) = self.shared.upgrade() else { return Poll::Ready(Err(Error::Closed)) };
-            let is_admitted = ready!(shared.poll_admission(cx.waker()))?;
-            if is_admitted {
-                shared.push_message(opcode, payload);
+            if shared.goes_back(opcode, payload) {
+                Poll::Ready(Ok(()))
+            } else {
+                shared.poll_send(cx.waker(), opcode, payload)
             }
-            Poll::Ready(Ok(()))
         })
     }
 
@@ -434,7 +480,7 @@ impl Sender {
         if poll_fn(|cx| shared.poll_admission(cx.waker())).await? {
             shared.link.spend(message.payload().len());
             shared.link.worker.counters.messages_sent.record(message.payload().len());
-            shared.queue.borrow_mut().push_prepared(message, &shared.link);
+            shared.queue().push_prepared(message, &shared.link);
             shared.call_driver();
         }
         Ok(())
@@ -483,7 +529,7 @@ impl Sender {
 
     /// Bytes that wait to be sent.
     pub fn queued(&self) -> usize {
-        self.shared.upgrade().map_or(0, |shared| shared.queue.borrow().unsent())
+        self.shared.upgrade().map_or(0, |shared| shared.queue().unsent())
     }
 
     /// Whether a close frame was sent, or the connection has ended.
@@ -575,7 +621,7 @@ pub(super) struct Shared {
     pub(super) in_parts: Cell<bool>,
     pub(super) end: Cell<Option<End>>,
     peer_code: Cell<Option<Code>>,
-    pub(super) queue: RefCell<Queue>,
+    queue: RefCell<Queue>,
     /// Messages that were not sent because the queue was full.
     dropped: Cell<u32>,
     /// A message is being sent in pieces.
@@ -718,15 +764,15 @@ impl Shared {
     /// Waits until a message may be queued, or decides at once that it is not to be: `false`.
     fn poll_admission(&self, waker: &Waker) -> Poll<Result<bool, Error>> {
         let policy = self.settings.when_full;
-        let mut is_full = !self.queue.borrow().has_room(self.settings.queue_max);
+        let mut is_full = !self.queue().has_room(self.settings.queue_max);
         let is_closed = self.close_sent.get() || self.end.get().is_some();
         if !is_full && !is_closed && !self.open.get() && !self.link.is_spent() {
             return Poll::Ready(Ok(true));
         }
-        if is_full && policy != WhenFull::Wait && !self.queue.borrow().is_stalled() {
+        if is_full && policy != WhenFull::Wait && !self.queue().is_stalled() {
             // Nobody is slow yet: the socket was not asked. An error is met again by the driver.
-            drop(self.queue.borrow_mut().send(&self.link));
-            is_full = !self.queue.borrow().has_room(self.settings.queue_max);
+            drop(self.send());
+            is_full = !self.queue().has_room(self.settings.queue_max);
         }
         if policy == WhenFull::Wait || !is_full || is_closed || self.open.get() {
             return self.poll_room(waker).map_ok(|()| true);
@@ -738,9 +784,9 @@ impl Shared {
                 Poll::Ready(Err(Error::Closed))
             }
             WhenFull::DropOldest => {
-                let dropped = self.queue.borrow_mut().drop_oldest(self.settings.queue_max);
+                let dropped = self.queue().drop_oldest(self.settings.queue_max);
                 // What cannot be taken back is not followed by more.
-                let has_room = self.queue.borrow().has_room(self.settings.queue_max);
+                let has_room = self.queue().has_room(self.settings.queue_max);
                 self.drops(dropped + u32::from(!has_room));
                 Poll::Ready(Ok(has_room))
             }
@@ -770,7 +816,7 @@ impl Shared {
             return Poll::Ready(Err(Error::Closed));
         }
         // The driver sends what is queued, and gives others their turn.
-        if self.queue.borrow().has_room(self.settings.queue_max) && !self.link.is_spent() {
+        if self.queue().has_room(self.settings.queue_max) && !self.link.is_spent() {
             return Poll::Ready(Ok(()));
         }
         self.wait_to_send(waker);
@@ -795,7 +841,7 @@ impl Shared {
         if let Some(waker) = taking {
             self.wake(&waker);
         }
-        let can_send = self.queue.borrow().has_room(self.settings.queue_max) && is_our_turn;
+        let can_send = self.queue().has_room(self.settings.queue_max) && is_our_turn;
         let has_room = can_send || self.close_sent.get() || is_over;
         if !has_room || self.sending.borrow().is_empty() {
             return is_taking;
@@ -807,22 +853,73 @@ impl Shared {
     }
 
     pub(super) fn push(&self, opcode: Opcode, payload: &[u8]) {
-        self.queue.borrow_mut().push(opcode, payload, &self.link);
+        self.queue().push(opcode, payload, &self.link);
         self.call_driver();
     }
 
     fn push_fragment(&self, fin: bool, opcode: Opcode, payload: &[u8]) {
         self.link.spend(payload.len());
         self.link.worker.counters.messages_sent.record(payload.len());
-        self.queue.borrow_mut().push_fragment(fin, opcode, payload, &self.link);
+        self.queue().push_fragment(fin, opcode, payload, &self.link);
         self.call_driver();
+    }
+
+    /// What is to be sent, with what [goes back](Self::goes_back).
+    pub(super) fn queue(&self) -> RefMut<'_, Queue> {
+        let mut queue = self.queue.borrow_mut();
+        if let Some(batch) = &*self.lent.borrow()
+            && let Some((start, end)) = batch.take_back()
+        {
+            queue.push_frame(batch, start, end, &self.link);
+        }
+        queue
+    }
+
+    /// Sends what the socket takes; an error of kind `WouldBlock` says that there is more. Nothing is borrowed any more.
+    pub(super) fn send(&self) -> io::Result<()> {
+        let mut queue = self.queue.borrow_mut();
+        if let Some(batch) = &*self.lent.borrow()
+            && let Some((start, end)) = batch.take_back()
+        {
+            return queue.send_from(batch, start, end, &self.link);
+        }
+        queue.send(&self.link)
+    }
+
+    /// Whether a message is one that is sent back as it came, with those before it: then it is, and needs no more than a note
+    /// of how far they reach.
+    #[inline]
+    fn goes_back(&self, opcode: Opcode, payload: &[u8]) -> bool {
+        if self.close_sent.get() || self.end.get().is_some() || self.open.get() || self.link.is_spent() {
+            return false;
+        }
+        let lent = self.lent.borrow();
+        let is_next = lent.as_ref().is_some_and(|batch| {
+            let frame = batch.frame_of(opcode, payload);
+            frame.is_some_and(|frame| batch.gives_back(frame, || self.queue.borrow().is_passed_by()))
+        });
+        if is_next {
+            self.link.spend(payload.len());
+            self.link.worker.counters.messages_sent.record(payload.len());
+            self.call_driver();
+        }
+        is_next
+    }
+
+    #[inline(never)]
+    fn poll_send(&self, waker: &Waker, opcode: Opcode, payload: &[u8]) -> Poll<Result<(), Error>> {
+        let is_admitted = ready!(self.poll_admission(waker))?;
+        if is_admitted {
+            self.push_message(opcode, payload);
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn push_message(&self, opcode: Opcode, payload: &[u8]) {
         self.link.spend(payload.len());
         self.link.worker.counters.messages_sent.record(payload.len());
         if !self.push_borrowed(opcode, payload) {
-            self.queue.borrow_mut().push(opcode, payload, &self.link);
+            self.queue().push(opcode, payload, &self.link);
         }
         self.call_driver();
     }
@@ -834,7 +931,7 @@ impl Shared {
         if lent.is_none() && lent_message.is_none() {
             return false;
         }
-        let mut queue = self.queue.borrow_mut();
+        let mut queue = self.queue();
         if !queue.borrows(payload.len()) {
             return false;
         }
@@ -852,7 +949,7 @@ impl Shared {
 
     pub(super) fn pong(&self, payload: &[u8]) {
         if !self.close_sent.get() {
-            self.queue.borrow_mut().pong(payload, &self.link);
+            self.queue().pong(payload, &self.link);
         }
     }
 
