@@ -15,6 +15,7 @@ use std::{
         unix::net,
     },
     rc::{Rc, Weak},
+    time::{Duration, Instant},
 };
 
 use monoio::net::UnixStream;
@@ -68,6 +69,7 @@ async fn watch(set: Rc<UnixStream>, worker: Weak<Worker>, _watch: Watch) {
     // sessions that were gone on with here would see to it that something is: there they are woken, and run when we wait.
     let goes_on = !monoio::utils::is_legacy();
     let mut events = [const { MaybeUninit::uninit() }; BURST_MAX];
+    let mut odds = Odds::default();
     loop {
         if set.readable(false).await.is_err() {
             // Out of memory, for instance. Those who wait rely on us.
@@ -78,32 +80,66 @@ async fn watch(set: Rc<UnixStream>, worker: Weak<Worker>, _watch: Watch) {
         let is_fetched = !sessions.are_cached();
         let most = if is_fetched { BURST_FETCHED } else { BURST_MAX };
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let mut told = 0;
-        while told < BURST_MAX {
+        let begun = Instant::now();
+        let mut is_second_look = false;
+        loop {
             // An error says that a signal came in between; what is ready stays so.
-            let most = most.min(BURST_MAX - told);
             let Ok((events, _)) = epoll::wait(fd(&set), &mut events[..most], Some(&now)) else { break };
             if is_fetched {
                 events.iter().for_each(|event| sessions.prefetch(event.data.u64()));
             }
-            told += events.len();
-            let is_busy = events.len() >= BUSY;
+            if is_second_look {
+                odds.learn(!events.is_empty());
+            }
+            is_second_look = true;
+            let looks_again = goes_on && !events.is_empty() && (events.len() >= BUSY || odds.are_good());
             for event in events {
                 let flags = event.flags;
                 let is_end = flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR);
                 sessions.arrived(event.data.u64(), is_end, goes_on);
             }
-            if !(is_busy && goes_on) {
+            if !looks_again || begun.elapsed() >= ROUND_MAX {
                 break;
             }
         }
     }
 }
 
-/// After so many at once there are more, as a rule: to look for them costs less than to wait for them in the ring.
+/// Whether the set will tell of more if it is asked at once, by how that went before: a wait in the ring that finds
+/// something at once costs several times what a look does that finds nothing.
+#[derive(Debug, Default)]
+struct Odds {
+    /// Higher with each look that found something, lower with each that did not.
+    score: u8,
+    /// Since it was last tried in spite of a bad score.
+    passed: u8,
+}
+
+impl Odds {
+    const SCORE_MAX: u8 = 16;
+    /// How often it is tried in spite of a bad score.
+    const TRIED_EVERY: u8 = 16;
+
+    fn learn(&mut self, has_found: bool) {
+        self.score =
+            if has_found { Self::SCORE_MAX.min(self.score + 2) } else { self.score.saturating_sub(1) };
+    }
+
+    fn are_good(&mut self) -> bool {
+        if self.score > 0 {
+            return true;
+        }
+        self.passed = (self.passed + 1) % Self::TRIED_EVERY;
+        self.passed == 0
+    }
+}
+
+/// After so many at once there are more, as a rule.
 const BUSY: usize = 4;
-/// How many are told of before others have their turn.
+/// How many are told of at once.
 const BURST_MAX: usize = 256;
+/// For how long the set is asked again before others have their turn.
+const ROUND_MAX: Duration = Duration::from_micros(500);
 /// Of these at once where their state is fetched ahead, so that it is still there when they are gone on with.
 const BURST_FETCHED: usize = 32;
 
@@ -111,4 +147,31 @@ const BURST_FETCHED: usize = 32;
 fn fd(set: &UnixStream) -> BorrowedFd<'_> {
     // SAFETY: the set owns the descriptor and outlives the borrow.
     unsafe { BorrowedFd::borrow_raw(set.as_raw_fd()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How many of 1600 times it was tried, where so many of a hundred looks find something.
+    fn tried(percent: u64) -> u32 {
+        let mut odds = Odds::default();
+        let mut state: u64 = 7;
+        let mut tried = 0;
+        for _ in 0..1600 {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            if odds.are_good() {
+                tried += 1;
+                odds.learn((state >> 33) % 100 < percent);
+            }
+        }
+        tried
+    }
+
+    #[test]
+    fn a_second_look_is_taken_where_it_mostly_finds_something() {
+        let shares = [0, 5, 20, 60, 100].map(tried);
+        assert!(shares[0] == 100 && shares[1] < 200 && shares[2] < 600, "{shares:?}");
+        assert!(shares[3] > 1400 && shares[4] > 1580, "{shares:?}");
+    }
 }

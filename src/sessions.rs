@@ -311,8 +311,8 @@ impl Link {
 
     /// Takes note of work done without having waited for it.
     pub(crate) fn spend(&self, bytes: usize) {
-        let bytes = u32::try_from(bytes).unwrap_or(TURN_MAX);
-        self.spent.set(self.spent.get().saturating_add(bytes).saturating_add(STEP_COST));
+        let cost = bytes.min(TURN_MAX as usize) as u32 + STEP_COST;
+        self.spent.set(self.spent.get().saturating_add(cost));
     }
 
     /// Takes note that the connection had to wait, so that others had their turn.

@@ -750,10 +750,16 @@ impl Shared {
         Poll::Pending
     }
 
+    #[inline]
     fn call_driver(&self) {
-        if !self.is_running.get()
-            && let Some(task) = self.task.take()
-        {
+        if !self.is_running.get() {
+            self.wake_driver();
+        }
+    }
+
+    #[inline(never)]
+    fn wake_driver(&self) {
+        if let Some(task) = self.task.take() {
             task.wake_by_ref();
             self.task.set(Some(task));
         }
