@@ -82,9 +82,8 @@ async fn watch(set: Rc<UnixStream>, worker: Weak<Worker>, _watch: Watch) {
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         let begun = Instant::now();
         let mut is_second_look = false;
-        loop {
-            // An error says that a signal came in between; what is ready stays so.
-            let Ok((events, _)) = epoll::wait(fd(&set), &mut events[..most], Some(&now)) else { break };
+        // An error says that a signal came in between; what is ready stays so.
+        while let Ok((events, _)) = epoll::wait(fd(&set), &mut events[..most], Some(&now)) {
             if is_fetched {
                 events.iter().for_each(|event| sessions.prefetch(event.data.u64()));
             }

@@ -26,13 +26,17 @@ impl Archive {
     }
 
     fn in_file(file: Option<File>) -> Self {
-        Self { file, written: 0, rest: Vec::new(), line: Vec::new() }
+        let mut line = Vec::new();
+        // As much memory as any will need is taken now: what measures should be as large at the end as at its beginning.
+        let mut longest = Interval::new();
+        longest.latency.saturating_record(u64::MAX);
+        write(&longest, &mut line);
+        Self { file, written: 0, rest: Vec::new(), line }
     }
 
     pub(crate) fn push(&mut self, second: &Interval) {
         self.line.clear();
-        serde_json::to_writer(&mut self.line, second).expect("memory takes what is written");
-        self.line.push(b'\n');
+        write(second, &mut self.line);
         // The order has to stay, so after a failure all that follows is kept in memory.
         let file = self.file.as_mut().filter(|_| self.rest.is_empty());
         if file.is_some_and(|file| file.write_all(&self.line).is_ok()) {
@@ -52,6 +56,11 @@ impl Archive {
         text.append(&mut self.rest);
         Ok(serde_json::Deserializer::from_slice(&text).into_iter().collect::<Result<_, _>>()?)
     }
+}
+
+fn write(second: &Interval, line: &mut Vec<u8>) {
+    serde_json::to_writer(&mut *line, second).expect("memory takes what is written");
+    line.push(b'\n');
 }
 
 #[cfg(test)]

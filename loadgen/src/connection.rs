@@ -220,7 +220,7 @@ impl<S: Scenario> Connection<S> {
     pub(crate) fn new(worker: &Worker<S>, opened: Opened<S>) -> (Rc<Self>, Vec<u8>) {
         let Opened { number, socket, scenario, buffer } = opened;
         let is_slow = worker.plan.is_slow(number);
-        let flights = Flights::with_capacity(if worker.plan.is_open() { 0 } else { worker.plan.depth });
+        let flights = Flights::with_capacity(worker.plan.room());
         let state = State {
             scenario,
             flights: if S::IS_ORDERED { flights } else { flights.in_any_order() },

@@ -253,6 +253,17 @@ impl Plan {
         self.phases.iter().any(|phase| phase.profile.is_some())
     }
 
+    /// For how many messages under way a connection has room from the beginning: in an open loop, for what a short stall
+    /// leaves, so that memory is not taken in the midst of a measurement.
+    pub(crate) fn room(&self) -> usize {
+        if !self.is_open() {
+            return self.depth;
+        }
+        let rates = self.phases.iter().filter_map(|phase| Some(phase.profile.as_ref()?.mean()));
+        let each = rates.fold(0.0, f64::max) / f64::from(self.connections.max(1));
+        ((each * STALL.as_secs_f64()) as usize).min(self.depth)
+    }
+
     /// Which of [`lanes`](Self::lanes) a thread of ours is.
     pub(crate) fn lane(&self, thread: u32) -> u32 {
         self.part.index * self.threads + thread
@@ -296,6 +307,9 @@ impl Plan {
 
 /// Those that read as fast as they can, and the slow ones.
 pub(crate) const COHORTS: usize = 2;
+
+/// How long a stall may be that needs no memory.
+const STALL: Duration = Duration::from_millis(50);
 
 #[cfg(test)]
 pub(crate) mod tests {

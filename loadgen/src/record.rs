@@ -74,17 +74,33 @@ pub(crate) fn times() -> Times {
 const LONGEST: Nanos = 3_600_000_000_000;
 const DIGITS: u8 = 3;
 
+/// Has all of its memory there. It is taken as zeroes, which the kernel may bring page by page when something is written
+/// there: that would be in the midst of a measurement, for the first value of each magnitude. Nothing may be recorded yet.
+fn bring(times: &mut Times) {
+    debug_assert!(times.is_empty());
+    // The compiler knows that there are zeroes, too.
+    std::hint::black_box(times).reset();
+}
+
 /// A histogram as text, in the form that other HdrHistogram tools read.
 pub(crate) mod text {
+    use std::cell::RefCell;
+
     use base64::{Engine, engine::general_purpose::STANDARD};
     use hdrhistogram::serialization::{Serializer as _, V2DeflateSerializer};
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
     use super::Times;
 
+    thread_local! {
+        /// Keeps its buffers, which are as long as a histogram is up to its largest value.
+        static SERIALIZER: RefCell<V2DeflateSerializer> = RefCell::new(V2DeflateSerializer::new());
+    }
+
     pub(crate) fn encoded(times: &Times) -> String {
         let mut bytes = Vec::new();
-        V2DeflateSerializer::new().serialize(times, &mut bytes).expect("memory takes what is written");
+        let written = SERIALIZER.with_borrow_mut(|serializer| serializer.serialize(times, &mut bytes));
+        written.expect("memory takes what is written");
         STANDARD.encode(bytes)
     }
 
@@ -302,6 +318,16 @@ impl Record {
             last: 0,
             allocations: 0,
         }
+    }
+
+    /// The same with the memory there that messages need.
+    pub(crate) fn brought(slots: usize) -> Self {
+        let mut record = Self::new(slots);
+        for slot in &mut record.slots {
+            [&mut slot.response, &mut slot.service, &mut slot.lag].into_iter().for_each(bring);
+        }
+        bring(&mut record.interval.latency);
+        record
     }
 
     /// A message with an intended time was sent.

@@ -191,7 +191,7 @@ impl<S: Scenario> Worker<S> {
     ) -> Rc<Self> {
         Rc::new(Self {
             budget: Cell::new(plan.budget(index)),
-            record: RefCell::new(Record::new(plan.slots())),
+            record: RefCell::new(Record::brought(plan.slots())),
             timeout: plan.timeout.map(nanos),
             plan,
             content,
