@@ -681,7 +681,9 @@ fn append<S: Scenario>(
 ) {
     let sequence = flights.next();
     let content = &worker.content;
-    scenario.send(out, content.size(number, sequence), |out| content.append(number, sequence, out));
+    scenario.send(out, content.size(number, sequence), |out, key| {
+        content.append(number, sequence, key, out);
+    });
     flights.push(intended, 0, slot);
 }
 

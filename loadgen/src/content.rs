@@ -9,7 +9,9 @@
 
 use std::{fmt, str::FromStr, sync::OnceLock};
 
-use crate::{fault::Wrong, units};
+use switchpoint::ws::mask;
+
+use crate::{fault::Wrong, scenario::PLAIN, units};
 
 /// How long messages are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,7 +106,7 @@ impl Content {
             let byte = random.next() as u8;
             if is_text { b' ' + byte % 95 } else { byte }
         };
-        let pool = (0..sizes.max() + PIECES).map(|_| byte()).collect();
+        let pool = (0..sizes.max() + PIECES + BLOCK).map(|_| byte()).collect();
         Self { sizes, is_text, seed, pool, first: OnceLock::new() }
     }
 
@@ -122,14 +124,30 @@ impl Content {
         }
     }
 
-    /// Appends a message.
+    /// Appends a message, masked with a key.
+    ///
+    /// What is short, in whole blocks, of which the last may be too long and is cut: copies of a length that the compiler
+    /// knows, which are masked on the way. Masked where they lie, they would be waited for, as they were just written in
+    /// other pieces.
     #[inline]
-    pub(crate) fn append(&self, connection: u32, sequence: u64, out: &mut Vec<u8>) {
-        let size = self.size(connection, sequence);
+    pub(crate) fn append(&self, connection: u32, sequence: u64, key: [u8; 4], out: &mut Vec<u8>) {
+        let end = out.len() + self.size(connection, sequence);
         let stamp = Stamp::new(connection, sequence, self.is_text);
-        let stamped = stamp.bytes().len().min(size);
-        out.extend_from_slice(&stamp.bytes()[..stamped]);
-        out.extend_from_slice(self.filler(connection, sequence, size - stamped));
+        let stamped = end.min(out.len() + stamp.length);
+        out.extend_from_slice(&masked(stamp.bytes, key));
+        out.truncate(stamped);
+        // A stamp is a multiple of the key's length.
+        let mut pool = &self.pool[Self::start(connection, sequence)..];
+        if end - stamped > SHORT_MAX {
+            out.extend_from_slice(&pool[..end - stamped]);
+            return mask::apply(&mut out[stamped..], key, 0);
+        }
+        while out.len() < end {
+            let Some((block, rest)) = pool.split_first_chunk::<BLOCK>() else { break };
+            out.extend_from_slice(&masked(*block, key));
+            pool = rest;
+        }
+        out.truncate(end);
     }
 
     /// Whether `reply` is that message.
@@ -152,7 +170,7 @@ impl Content {
     #[cold]
     pub(crate) fn difference(&self, connection: u32, sequence: u64, reply: &[u8]) -> Wrong {
         let mut expected = Vec::new();
-        self.append(connection, sequence, &mut expected);
+        self.append(connection, sequence, PLAIN, &mut expected);
         if expected.len() != reply.len() {
             return Wrong::Length(reply.len());
         }
@@ -172,9 +190,15 @@ impl Content {
 
     #[inline]
     fn filler(&self, connection: u32, sequence: u64, length: usize) -> &[u8] {
-        // The highest bits are those that all others have a part in.
-        let start = (mixed(connection, sequence) >> (u64::BITS - PIECES.ilog2())) as usize;
+        let start = Self::start(connection, sequence);
         &self.pool[start..start + length]
+    }
+
+    /// Where in the pool the filler begins.
+    #[inline]
+    fn start(connection: u32, sequence: u64) -> usize {
+        // The highest bits are those that all others have a part in.
+        (mixed(connection, sequence) >> (u64::BITS - PIECES.ilog2())) as usize
     }
 }
 
@@ -185,6 +209,19 @@ fn mixed(connection: u32, sequence: u64) -> u64 {
 
 /// In how many places a message's filler may begin, a power of two. The pool should stay in the first-level cache.
 const PIECES: usize = 4096;
+
+/// The pieces in which a short message is put together.
+const BLOCK: usize = 16;
+/// From this length on a copy and wide registers are worth their calls.
+const SHORT_MAX: usize = 256;
+
+#[inline]
+fn masked<const N: usize>(mut block: [u8; N], key: [u8; 4]) -> [u8; N] {
+    for word in block.as_chunks_mut().0 {
+        *word = (u32::from_ne_bytes(*word) ^ u32::from_ne_bytes(key)).to_ne_bytes();
+    }
+    block
+}
 
 /// Who a message is.
 struct Stamp {
@@ -260,7 +297,7 @@ mod tests {
 
     fn message(content: &Content, connection: u32, sequence: u64) -> Vec<u8> {
         let mut out = Vec::new();
-        content.append(connection, sequence, &mut out);
+        content.append(connection, sequence, PLAIN, &mut out);
         out
     }
 
@@ -277,6 +314,23 @@ mod tests {
                     let stamp = content.stamp(&message);
                     assert_eq!(stamp.is_some(), size >= if is_text { 24 } else { 12 });
                     assert!(stamp.is_none_or(|stamp| stamp == (connection, sequence)));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_key_masks_it() {
+        let key = [1, 2, 4, 8];
+        for is_text in [false, true] {
+            for size in (0..300).chain([1000, 5000]) {
+                let content = Content::new(Sizes::Fixed(size), is_text, 7);
+                for sequence in 0..50 {
+                    let mut out = vec![1, 2, 3];
+                    content.append(9, sequence, key, &mut out);
+                    assert_eq!(out[..3], [1, 2, 3]);
+                    mask::apply(&mut out[3..], key, 0);
+                    assert!(content.is_message(9, sequence, &out[3..]), "{size} {sequence}");
                 }
             }
         }

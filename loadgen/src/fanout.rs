@@ -210,7 +210,9 @@ async fn send<S: Scenario>(
         out.clear();
         let content = &worker.content;
         let size = content.size(*number, sequence);
-        scenario.borrow_mut().send(&mut out, size, |out| content.append(*number, sequence, out));
+        scenario.borrow_mut().send(&mut out, size, |out, key| {
+            content.append(*number, sequence, key, out);
+        });
         scenario.borrow_mut().flush(&mut out);
         let now = worker.now();
         sent.set(index, due, now);

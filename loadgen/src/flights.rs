@@ -338,7 +338,7 @@ const OVERTAKEN_MAX: usize = 4096;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::content::Sizes;
+    use crate::{content::Sizes, scenario::PLAIN};
 
     fn content(size: usize) -> Content {
         Content::new(Sizes::Fixed(size), false, 7)
@@ -346,7 +346,7 @@ mod tests {
 
     fn message(content: &Content, connection: u32, sequence: u64) -> Vec<u8> {
         let mut out = Vec::new();
-        content.append(connection, sequence, &mut out);
+        content.append(connection, sequence, PLAIN, &mut out);
         out
     }
 

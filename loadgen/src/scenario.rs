@@ -40,8 +40,9 @@ pub(crate) trait Scenario: Sized + 'static {
     /// How many bytes have to be held, at most, for a reply to a message of so many bytes to be seen as a whole.
     fn reply_max(size: usize) -> usize;
 
-    /// Appends a message of `length` bytes, which `content` appends, as it goes on the wire.
-    fn send(&mut self, out: &mut Vec<u8>, length: usize, content: impl FnOnce(&mut Vec<u8>));
+    /// Appends a message of `length` bytes as it goes on the wire. `content` appends those, masked with a key (RFC 6455 5.3),
+    /// of which [`PLAIN`] leaves them as they are.
+    fn send(&mut self, out: &mut Vec<u8>, length: usize, content: impl FnOnce(&mut Vec<u8>, [u8; 4]));
 
     /// Appends what [`send`](Self::send) has kept back so far, if it does.
     #[inline]
@@ -85,3 +86,6 @@ pub(crate) enum Answer<'a> {
     /// Something that was looked at already, and what is wrong with it.
     Judged(Option<Wrong>),
 }
+
+/// The key that masks nothing.
+pub(crate) const PLAIN: [u8; 4] = [0; 4];

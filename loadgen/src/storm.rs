@@ -152,7 +152,9 @@ async fn stay<S: Scenario>(
     let mut out = Vec::new();
     if says {
         let content = &worker.content;
-        scenario.send(&mut out, content.size(number, 0), |out| content.append(number, 0, out));
+        scenario.send(&mut out, content.size(number, 0), |out, key| {
+            content.append(number, 0, key, out);
+        });
         scenario.flush(&mut out);
         let now = worker.now();
         flights.push(now, now, 0);

@@ -11,7 +11,7 @@ use crate::{
     content::{Content, Random},
     fault::Fault,
     plan::Plan,
-    scenario::{Scenario, Sink},
+    scenario::{PLAIN, Scenario, Sink},
 };
 
 pub(crate) struct Echo;
@@ -36,8 +36,8 @@ impl Scenario for Echo {
     }
 
     #[inline]
-    fn send(&mut self, out: &mut Vec<u8>, _: usize, content: impl FnOnce(&mut Vec<u8>)) {
-        content(out);
+    fn send(&mut self, out: &mut Vec<u8>, _: usize, content: impl FnOnce(&mut Vec<u8>, [u8; 4])) {
+        content(out, PLAIN);
     }
 
     #[inline]

@@ -144,7 +144,7 @@ impl<S: Scenario> Drop for Reader<'_, S> {
 /// How many are told before they are read.
 const BURST_MAX: usize = 256;
 /// The same where their state is fetched ahead, so that it is still there when they are.
-const BURST_FETCHED: usize = 32;
+const BURST_FETCHED: usize = 96;
 /// The state of so many connections stays in a core's own cache.
 const CACHED: usize = 512;
 /// Room for what a server sends while we look elsewhere, and small enough to stay in the cache.

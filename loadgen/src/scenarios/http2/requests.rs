@@ -22,7 +22,7 @@ use crate::{
     content::{Content, Random},
     fault::{Fault, Wrong},
     plan::Plan,
-    scenario::{Answer, Scenario, Sink},
+    scenario::{Answer, PLAIN, Scenario, Sink},
 };
 
 pub(crate) struct Requests {
@@ -124,13 +124,13 @@ impl Scenario for Requests {
         READ
     }
 
-    fn send(&mut self, _: &mut Vec<u8>, length: usize, content: impl FnOnce(&mut Vec<u8>)) {
+    fn send(&mut self, _: &mut Vec<u8>, length: usize, content: impl FnOnce(&mut Vec<u8>, [u8; 4])) {
         let number = self.next;
         self.next += 1;
         let posted = self.client.ask(self.request.clone(), !self.posts).and_then(|(answer, mut stream)| {
             if self.posts {
                 let mut body = Vec::with_capacity(length);
-                content(&mut body);
+                content(&mut body, PLAIN);
                 stream.send_data(Bytes::from(body), true)?;
             }
             Ok(State::Asked(answer))

@@ -167,7 +167,7 @@ impl Scenario for WebSockets {
         READ
     }
 
-    fn send(&mut self, _: &mut Vec<u8>, length: usize, content: impl FnOnce(&mut Vec<u8>)) {
+    fn send(&mut self, _: &mut Vec<u8>, length: usize, content: impl FnOnce(&mut Vec<u8>, [u8; 4])) {
         self.next += 1;
         let count = self.streams.len();
         // Beginning behind the latest, so that those with equally much to do take turns.
