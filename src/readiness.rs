@@ -78,12 +78,11 @@ async fn watch(set: Rc<UnixStream>, worker: Weak<Worker>, _watch: Watch) {
         let Some(worker) = worker.upgrade() else { return };
         let sessions = &worker.sessions;
         let is_fetched = !sessions.are_cached();
-        let most = if is_fetched { BURST_FETCHED } else { BURST_MAX };
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         let begun = Instant::now();
         let mut is_second_look = false;
         // An error says that a signal came in between; what is ready stays so.
-        while let Ok((events, _)) = epoll::wait(fd(&set), &mut events[..most], Some(&now)) {
+        while let Ok((events, _)) = epoll::wait(fd(&set), &mut events, Some(&now)) {
             if is_fetched {
                 events.iter().for_each(|event| sessions.prefetch(event.data.u64()));
             }
@@ -110,7 +109,7 @@ async fn watch(set: Rc<UnixStream>, worker: Weak<Worker>, _watch: Watch) {
 struct Odds {
     /// Higher with each look that found something, lower with each that did not.
     score: u8,
-    /// Since it was last tried in spite of a bad score.
+    /// How often it was passed over, up to when it is tried in spite of a bad score.
     passed: u8,
 }
 
@@ -135,12 +134,11 @@ impl Odds {
 
 /// After so many at once there are more, as a rule.
 const BUSY: usize = 4;
-/// How many are told of at once.
-const BURST_MAX: usize = 256;
+/// How many are told of at once: so few that what is fetched for them is still there when they are gone on with, and that
+/// the clock is looked at often.
+const BURST_MAX: usize = 32;
 /// For how long the set is asked again before others have their turn.
 const ROUND_MAX: Duration = Duration::from_micros(500);
-/// Of these at once where their state is fetched ahead, so that it is still there when they are gone on with.
-const BURST_FETCHED: usize = 32;
 
 #[expect(unsafe_code, reason = "monoio names its descriptors only by number")]
 fn fd(set: &UnixStream) -> BorrowedFd<'_> {

@@ -27,7 +27,8 @@ impl Archive {
 
     fn in_file(file: Option<File>) -> Self {
         let mut line = Vec::new();
-        // As much memory as any will need is taken now: what measures should be as large at the end as at its beginning.
+        // The memory that hangs on the longest time is taken now: what measures should be as large at the end as at its
+        // beginning.
         let mut longest = Interval::new();
         longest.latency.saturating_record(u64::MAX);
         write(&longest, &mut line);

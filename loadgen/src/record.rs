@@ -264,6 +264,13 @@ impl Interval {
         }
     }
 
+    /// An empty one with the memory there that it needs.
+    pub(crate) fn brought() -> Self {
+        let mut interval = Self::new();
+        bring(&mut interval.latency);
+        interval
+    }
+
     /// Adds another thread's figures of the same second.
     pub(crate) fn merge(&mut self, other: &Self) {
         merge_times(&mut self.latency, &other.latency);
@@ -326,7 +333,7 @@ impl Record {
         for slot in &mut record.slots {
             [&mut slot.response, &mut slot.service, &mut slot.lag].into_iter().for_each(bring);
         }
-        bring(&mut record.interval.latency);
+        record.interval = Interval::brought();
         record
     }
 

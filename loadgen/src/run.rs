@@ -178,7 +178,7 @@ pub(crate) fn run(
         };
         let (give, empty) = mpsc::channel();
         for _ in 0..SPARE {
-            let _ = give.send(Box::new(Interval::new()));
+            let _ = give.send(Box::new(Interval::brought()));
         }
         empties.push(give);
         let pipe = Pipe { full: full.clone(), empty };
@@ -290,7 +290,7 @@ fn gather(
         };
         let entry = open.entry(interval.second);
         let (second, threads) = entry.or_insert_with(|| {
-            let spare = spares.pop().unwrap_or_else(Interval::new);
+            let spare = spares.pop().unwrap_or_else(Interval::brought);
             (Interval { second: interval.second, is_measured: false, ..spare }, 0)
         });
         second.merge(&interval);

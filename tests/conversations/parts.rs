@@ -170,6 +170,34 @@ fn the_driver_may_look_before_the_first_call() {
 }
 
 #[test]
+fn a_close_in_the_middle_of_a_message_is_a_close() {
+    async fn whole(mut socket: Socket) -> Result<(), Error> {
+        let Some(part) = socket.recv_part().await? else { return Ok(()) };
+        assert!(part.is_last);
+        socket.send("now whole").await?;
+        while let Some(message) = socket.recv().await? {
+            let answer = format!("heard {}", message.len());
+            socket.send(&answer).await?;
+        }
+        Ok(())
+    }
+    for opcode in [1, 2] {
+        everywhere(
+            || registry(whole),
+            async |site| {
+                let mut client = site.switched(handshake("/parts", "")).await;
+                client.send(text("the mode is set")).await;
+                client.frame().await.is_text("now whole");
+                client.send([text("whole"), fragment(false, opcode, "trunc"), close(1000)].concat()).await;
+                client.frame().await.is_text("heard 5");
+                client.frame().await.is_close(1000);
+                client.end().await;
+            },
+        );
+    }
+}
+
+#[test]
 fn who_leaves_in_the_middle_of_a_part_is_missed() {
     everywhere(
         || registry(measure),

@@ -107,7 +107,7 @@ impl Queue {
     /// Whether nothing waits, and what goes back as it came need not be looked at: not masked, not compressed, not to be
     /// dropped.
     #[inline]
-    pub(super) fn is_passed_by(&self) -> bool {
+    pub(super) fn can_be_passed_by(&self) -> bool {
         let is_plain = self.masks.is_none() && self.compressor.is_none() && !self.drops_oldest;
         self.unsent.is_none() && is_plain
     }
@@ -242,12 +242,12 @@ impl Queue {
             return Ok(());
         }
         self.push_frame(batch, start + count, end, link);
-        match (sent, &mut self.unsent) {
-            (Err(error), Some(unsent)) if error.kind() != io::ErrorKind::Interrupted => {
-                unsent.keep_rest(link);
+        match sent {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => {
+                self.unsent.as_mut().expect("it was just put there").keep_rest(link);
                 Err(error)
             }
-            _ => self.send(link),
+            _ => self.send_on(link),
         }
     }
 
@@ -260,6 +260,14 @@ impl Queue {
             self.push(Opcode::Pong, &payload, link);
             return self.send(link);
         }
+        link.worker.counters.queue_depth.record(unsent.len());
+        self.unsent = Some(unsent);
+        self.send_on(link)
+    }
+
+    /// The same, without counting it.
+    fn send_on(&mut self, link: &Link) -> io::Result<()> {
+        let Some(mut unsent) = self.unsent.take() else { return Ok(()) };
         match unsent.send(link) {
             Ok(()) => {
                 unsent.clear(link);
@@ -314,7 +322,6 @@ impl Unsent {
     }
 
     fn send(&mut self, link: &Link) -> io::Result<()> {
-        link.worker.counters.queue_depth.record(self.len());
         while self.len() > 0 {
             let sent = match self.cuts.front() {
                 None => link.stream.try_write(&self.frames[self.sent..]),

@@ -241,7 +241,7 @@ impl Receiver {
                     return Ok(match self.heard(found)? {
                         Event::Text(text) => Some(Message::Text(text)),
                         Event::Binary(bytes) => Some(Message::Binary(bytes)),
-                        // `find` reads on past pings and pongs.
+                        // `heard` has seen to a close, and `find` has read on past pings and pongs.
                         Event::Ping(_) | Event::Pong(_) | Event::Close(_) => None,
                     });
                 }
@@ -274,9 +274,12 @@ impl Receiver {
         }
     }
 
-    /// What was found, if it is no message in a frame by itself.
+    /// What was found, if it is no message in a frame by itself. Of a part, if it is not the only one of its message, that is
+    /// what was gathered, to which it was put.
     fn heard(&mut self, found: Found) -> Result<Event<'_>, Error> {
-        if let Some(gathered) = &mut self.gathered {
+        if let Found::Part { .. } | Found::Held(_) = found
+            && let Some(gathered) = &mut self.gathered
+        {
             gathered.is_over = true;
             return Ok(match gathered.message() {
                 Message::Text(text) => Event::Text(text),
@@ -902,7 +905,7 @@ impl Shared {
         let lent = self.lent.borrow();
         let is_next = lent.as_ref().is_some_and(|batch| {
             let frame = batch.frame_of(opcode, payload);
-            frame.is_some_and(|frame| batch.gives_back(frame, || self.queue.borrow().is_passed_by()))
+            frame.is_some_and(|frame| batch.gives_back(frame, || self.queue.borrow().can_be_passed_by()))
         });
         if is_next {
             self.link.spend(payload.len());
