@@ -164,8 +164,9 @@ impl Header {
     }
 }
 
+/// Writes `piece` at a place, and returns how long it is.
 #[inline(always)]
-fn put<const N: usize>(bytes: &mut [u8], at: usize, piece: [u8; N]) -> usize {
+pub(super) fn put<const N: usize>(bytes: &mut [u8], at: usize, piece: [u8; N]) -> usize {
     bytes[at..at + N].copy_from_slice(&piece);
     N
 }

@@ -5,6 +5,8 @@
 
 use std::sync::OnceLock;
 
+use super::frame::put;
+
 /// Masks or unmasks `payload`, which begins `offset` bytes into its frame's payload.
 #[inline]
 pub fn apply(payload: &mut [u8], key: [u8; 4], offset: usize) {
@@ -172,11 +174,6 @@ fn masked<const N: usize>(bytes: &[u8], at: usize, key: [u8; 4]) -> [u8; N] {
         *word = (u32::from_ne_bytes(*word) ^ u32::from_ne_bytes(key)).to_ne_bytes();
     }
     block
-}
-
-#[inline(always)]
-fn put<const N: usize>(bytes: &mut [u8], at: usize, block: [u8; N]) {
-    bytes[at..at + N].copy_from_slice(&block);
 }
 
 /// A multiple of the key's length, and of the widest register's.
