@@ -23,10 +23,9 @@ use crate::{
     fault::Fault,
     flights::{Flight, Flights, Reply, Verify},
     plan::COHORTS,
-    prefetch::prefetch,
     record::Record,
     scenario::{self, Scenario, Sink},
-    socket::{Socket, Tcp},
+    socket::{Held, Socket, Tcp},
     units::Nanos,
     worker::{Draw, Worker},
 };
@@ -189,7 +188,7 @@ pub(crate) enum Taken {
 /// A connection that messages go over.
 pub(crate) struct Connection<S> {
     pub(crate) number: u32,
-    socket: Rc<Socket>,
+    socket: Held,
     state: RefCell<State<S>>,
     /// Who waits for bytes, to be told that there is something to send.
     waiting: RefCell<Option<Waker>>,
@@ -202,7 +201,7 @@ pub(crate) struct Connection<S> {
     /// The begin of a reply whose rest has not come, where the core's buffer is read into.
     rest: RefCell<Vec<u8>>,
     /// What has ended it, if its own task does not read.
-    fault: RefCell<Option<Fault>>,
+    fault: RefCell<Option<Box<Fault>>>,
 }
 
 struct State<S> {
@@ -220,7 +219,7 @@ impl<S: Scenario> Connection<S> {
     pub(crate) fn new(worker: &Worker<S>, opened: Opened<S>) -> (Rc<Self>, Vec<u8>) {
         let Opened { number, socket, scenario, buffer } = opened;
         let is_slow = worker.plan.is_slow(number);
-        let flights = Flights::with_capacity(worker.plan.room());
+        let flights = Flights::with_room(worker.plan.room());
         let state = State {
             scenario,
             flights: if S::IS_ORDERED { flights } else { flights.in_any_order() },
@@ -231,7 +230,7 @@ impl<S: Scenario> Connection<S> {
         };
         let connection = Self {
             number,
-            socket,
+            socket: Held::new(socket),
             state: RefCell::new(state),
             waiting: RefCell::new(None),
             closing: Cell::new(None),
@@ -270,11 +269,14 @@ impl<S: Scenario> Connection<S> {
                 Err(error) => Err(Fault::Own(error)),
             }
         } else if self.cohort == 0 {
-            // Room for a whole reply, so that it is verified where it lies, and for all that are in flight if they are small.
+            // Room for a whole reply, so that it is verified where it lies, and for all that may come at once if they are small.
             let reply_max = S::reply_max(worker.plan.sizes.max());
-            let depth = if worker.plan.is_open() { 1 } else { worker.plan.depth };
-            let size = reply_max.max(reply_max.saturating_mul(depth).clamp(BUFFER_MIN, BUFFER_MAX));
-            buffer.reserve_exact(size.saturating_sub(buffer.len()));
+            let many = reply_max.saturating_mul(worker.plan.room());
+            let size = reply_max.max(many.clamp(BUFFER_MIN, BUFFER_MAX));
+            // It is there from now on, and not when it is written for the first time.
+            let held = buffer.len();
+            buffer.resize(size.max(held), 0);
+            buffer.truncate(held);
             self.read_on(&worker, buffer).await
         } else {
             self.read_slowly(&worker, buffer).await
@@ -310,7 +312,7 @@ impl<S: Scenario> Connection<S> {
         self.rest.replace(buffer);
         poll_fn(|cx| {
             self.keep_waker(cx);
-            self.fault.take().map_or(Poll::Pending, |fault| Poll::Ready(Err(fault)))
+            self.fault.take().map_or(Poll::Pending, |fault| Poll::Ready(Err(*fault)))
         })
         .await
     }
@@ -318,7 +320,6 @@ impl<S: Scenario> Connection<S> {
     /// Has what [`take`](Self::take) will need fetched, once the connection itself was.
     #[inline]
     pub(crate) fn prefetch(&self) {
-        prefetch(&*self.socket);
         self.state.borrow().flights.prefetch();
     }
 
@@ -332,7 +333,7 @@ impl<S: Scenario> Connection<S> {
             Err(fault) => {
                 shared.clear();
                 // The first one is the reason.
-                self.fault.borrow_mut().get_or_insert(fault);
+                self.fault.borrow_mut().get_or_insert_with(|| Box::new(fault));
                 self.wake();
                 Taken::Over
             }
@@ -341,7 +342,6 @@ impl<S: Scenario> Connection<S> {
 
     /// One read, and whether it has taken all.
     fn try_take(&self, worker: &Worker<S>, shared: &mut Vec<u8>, is_ended: bool) -> Result<bool, Fault> {
-        let Some(tcp) = self.socket.plain() else { return Ok(true) };
         if !self.state.borrow().unsent.is_empty() {
             self.send_unsent(worker);
         }
@@ -355,7 +355,7 @@ impl<S: Scenario> Connection<S> {
             shared.append(rest);
             &mut *shared
         };
-        let result = tcp.try_read(buffer);
+        let Some(result) = self.socket.try_read(buffer) else { return Ok(true) };
         let is_drained = buffer.len() < buffer.capacity() && !is_ended;
         let result = match result {
             Ok(0) => Err(Fault::Ended),
@@ -425,13 +425,13 @@ impl<S: Scenario> Connection<S> {
         }
 
         let mut room = worker.plan.depth.saturating_sub(flights.waiting());
-        let first = flights.next();
+        let mut resent = 0;
         while room > 0 && out.len() < OUT_MAX && unsent.is_empty() {
             let Some((intended, slot)) = backlog.pop_front() else { break };
-            append(scenario, flights, worker, self.number, intended, slot, out);
-            room -= 1;
+            append(scenario, worker, self.number, flights.next(), out);
+            flights.push(1, intended, 0, slot);
+            (room, resent) = (room - 1, resent + 1);
         }
-        let resent = (flights.next() - first) as usize;
         if resent > 0 {
             scenario.flush(out);
             let sent = worker.now();
@@ -442,12 +442,14 @@ impl<S: Scenario> Connection<S> {
                 Draw::Nothing => {}
                 Draw::Messages { count, phase } => {
                     let slot = (phase * COHORTS) as u16 + self.cohort;
-                    for _ in 0..count {
-                        append(scenario, flights, worker, self.number, 0, slot, out);
+                    let first = flights.next();
+                    for sequence in first..first + count as u64 {
+                        append(scenario, worker, self.number, sequence, out);
                     }
                     scenario.flush(out);
+                    // They were meant for no other time.
                     let sent = worker.now();
-                    flights.sent_closed(count, sent);
+                    flights.push(count, sent, sent, slot);
                     let ledger = &mut record.slots[usize::from(slot)].ledger;
                     ledger.planned += count as u64;
                     ledger.sent += count as u64;
@@ -495,7 +497,8 @@ impl<S: Scenario> Connection<S> {
             backlog.push_back((intended, slot));
             return false;
         }
-        append(scenario, flights, worker, self.number, intended, slot, &mut unsent.bytes);
+        append(scenario, worker, self.number, flights.next(), &mut unsent.bytes);
+        flights.push(1, intended, 0, slot);
         *fresh += 1;
         *fresh == 1
     }
@@ -668,23 +671,13 @@ const OUT_MAX: usize = 64 << 10;
 const UNSENT_MAX: usize = 1 << 20;
 const FAREWELLS: [Code; 2] = [Code::NORMAL, Code::GOING_AWAY];
 
-/// Puts the next message on the wire's queue.
+/// Appends a message as it goes on the wire.
 #[inline]
-fn append<S: Scenario>(
-    scenario: &mut S,
-    flights: &mut Flights,
-    worker: &Worker<S>,
-    number: u32,
-    intended: Nanos,
-    slot: u16,
-    out: &mut Vec<u8>,
-) {
-    let sequence = flights.next();
+fn append<S: Scenario>(scenario: &mut S, worker: &Worker<S>, number: u32, sequence: u64, out: &mut Vec<u8>) {
     let content = &worker.content;
     scenario.send(out, content.size(number, sequence), |out, key| {
         content.append(number, sequence, key, out);
     });
-    flights.push(intended, 0, slot);
 }
 
 /// Holds replies against the messages that they answer.
@@ -791,7 +784,7 @@ impl Unsent {
     /// Sends what is left and then `more`; what the socket does not take is kept.
     ///
     /// A connection that is gone takes nothing, and says so at its next read, with what the server said before.
-    fn send(&mut self, socket: &Socket, more: &[u8]) {
+    fn send(&mut self, socket: &Held, more: &[u8]) {
         if self.is_empty() {
             let sent = send(socket, more);
             self.bytes.extend_from_slice(&more[sent..]);
@@ -810,7 +803,7 @@ impl Unsent {
 /// How much of a buffer that is empty is kept.
 const KEPT: usize = 16 << 10;
 
-fn send(socket: &Socket, bytes: &[u8]) -> usize {
+fn send(socket: &Held, bytes: &[u8]) -> usize {
     let mut sent = 0;
     while sent < bytes.len() {
         match socket.try_write(&bytes[sent..]) {

@@ -131,10 +131,18 @@ impl Content {
     /// other pieces.
     #[inline]
     pub(crate) fn append(&self, connection: u32, sequence: u64, key: [u8; 4], out: &mut Vec<u8>) {
-        let end = out.len() + self.size(connection, sequence);
-        let stamp = Stamp::new(connection, sequence, self.is_text);
-        let stamped = end.min(out.len() + stamp.length);
-        out.extend_from_slice(&masked(stamp.bytes, key));
+        let start = out.len();
+        let end = start + self.size(connection, sequence);
+        let stamp = stamp(connection, sequence);
+        let stamped = if self.is_text {
+            let [first, second] = digits(stamp);
+            out.extend_from_slice(&masked(first, key));
+            out.extend_from_slice(&masked(second, key));
+            end.min(start + 2 * STAMP)
+        } else {
+            out.extend_from_slice(&masked(stamp, key));
+            end.min(start + STAMP)
+        };
         out.truncate(stamped);
         // A stamp is a multiple of the key's length.
         let mut pool = &self.pool[Self::start(connection, sequence)..];
@@ -154,16 +162,18 @@ impl Content {
     #[inline]
     pub(crate) fn is_message(&self, connection: u32, sequence: u64, reply: &[u8]) -> bool {
         let size = self.size(connection, sequence);
-        let stamp = Stamp::new(connection, sequence, self.is_text);
-        let stamped = stamp.bytes().len().min(size);
+        let stamp = stamp(connection, sequence);
+        let digits = self.is_text.then(|| digits(stamp));
+        let stamp = digits.as_ref().map_or(&stamp[..STAMP], |digits| &digits.as_flattened()[..2 * STAMP]);
+        let stamped = stamp.len().min(size);
         reply.len() == size
-            && reply[..stamped] == stamp.bytes()[..stamped]
+            && reply[..stamped] == stamp[..stamped]
             && reply[stamped..] == *self.filler(connection, sequence, size - stamped)
     }
 
     /// Who `reply` says that it is: connection and sequence number. `None` if there is no whole stamp.
     pub(crate) fn stamp(&self, reply: &[u8]) -> Option<(u32, u64)> {
-        Stamp::read(reply, self.is_text)
+        stamp_of(reply, self.is_text)
     }
 
     /// Where `reply` differs from that message first, if it is as long.
@@ -216,60 +226,46 @@ const BLOCK: usize = 16;
 const SHORT_MAX: usize = 256;
 
 #[inline]
-fn masked<const N: usize>(mut block: [u8; N], key: [u8; 4]) -> [u8; N] {
-    for word in block.as_chunks_mut().0 {
-        *word = (u32::from_ne_bytes(*word) ^ u32::from_ne_bytes(key)).to_ne_bytes();
+fn masked(block: [u8; BLOCK], key: [u8; 4]) -> [u8; BLOCK] {
+    let [a, b, c, d] = key;
+    (u128::from_ne_bytes(block) ^ u128::from_ne_bytes([a, b, c, d, a, b, c, d, a, b, c, d, a, b, c, d]))
+        .to_ne_bytes()
+}
+
+/// Who a message is, with zeroes behind.
+#[inline]
+fn stamp(connection: u32, sequence: u64) -> [u8; BLOCK] {
+    let (low, high) = (sequence as u32, (sequence >> 32) as u32);
+    (u128::from(low) | u128::from(connection) << 32 | u128::from(high) << 64).to_le_bytes()
+}
+
+/// The same as text, in hexadecimal digits.
+fn digits(stamp: [u8; BLOCK]) -> [[u8; BLOCK]; 2] {
+    let mut digits = [0; 2 * BLOCK];
+    for (digits, byte) in digits.chunks_exact_mut(2).zip(stamp) {
+        digits[0] = HEX[usize::from(byte & 15)];
+        digits[1] = HEX[usize::from(byte >> 4)];
     }
-    block
+    let (blocks, _) = digits.as_chunks();
+    [blocks[0], blocks[1]]
 }
 
-/// Who a message is.
-struct Stamp {
-    bytes: [u8; 2 * STAMP],
-    length: usize,
-}
-
-impl Stamp {
-    #[inline]
-    fn new(connection: u32, sequence: u64, is_text: bool) -> Self {
-        let mut raw = [0; STAMP];
-        raw[..4].copy_from_slice(&(sequence as u32).to_le_bytes());
-        raw[4..8].copy_from_slice(&connection.to_le_bytes());
-        raw[8..].copy_from_slice(&((sequence >> 32) as u32).to_le_bytes());
-        let mut bytes = [0; 2 * STAMP];
-        if is_text {
-            for (digits, byte) in bytes.chunks_exact_mut(2).zip(raw) {
-                digits[0] = HEX[usize::from(byte & 15)];
-                digits[1] = HEX[usize::from(byte >> 4)];
-            }
-            Self { bytes, length: 2 * STAMP }
-        } else {
-            bytes[..STAMP].copy_from_slice(&raw);
-            Self { bytes, length: STAMP }
+/// Who `message` says that it is; `None` if there is no whole stamp.
+fn stamp_of(message: &[u8], is_text: bool) -> Option<(u32, u64)> {
+    let mut raw = [0; STAMP];
+    if is_text {
+        let value = |digit: u8| HEX.iter().position(|hex| *hex == digit);
+        for (byte, digits) in raw.iter_mut().zip(message.get(..2 * STAMP)?.chunks_exact(2)) {
+            *byte = (value(digits[0])? | value(digits[1])? << 4) as u8;
         }
+    } else {
+        raw.copy_from_slice(message.get(..STAMP)?);
     }
-
-    #[inline]
-    fn bytes(&self) -> &[u8] {
-        &self.bytes[..self.length]
-    }
-
-    /// The connection and the sequence number; `None` if there is no whole stamp.
-    fn read(message: &[u8], is_text: bool) -> Option<(u32, u64)> {
-        let mut raw = [0; STAMP];
-        if is_text {
-            let value = |digit: u8| HEX.iter().position(|hex| *hex == digit);
-            for (byte, digits) in raw.iter_mut().zip(message.get(..2 * STAMP)?.chunks_exact(2)) {
-                *byte = (value(digits[0])? | value(digits[1])? << 4) as u8;
-            }
-        } else {
-            raw.copy_from_slice(message.get(..STAMP)?);
-        }
-        let word = |at: usize| u32::from_le_bytes([raw[at], raw[at + 1], raw[at + 2], raw[at + 3]]);
-        Some((word(4), u64::from(word(0)) | u64::from(word(8)) << 32))
-    }
+    let word = |at: usize| u32::from_le_bytes([raw[at], raw[at + 1], raw[at + 2], raw[at + 3]]);
+    Some((word(4), u64::from(word(0)) | u64::from(word(8)) << 32))
 }
 
+/// Without the zeroes.
 const STAMP: usize = 12;
 const HEX: &[u8; 16] = b"0123456789abcdef";
 

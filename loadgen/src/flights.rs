@@ -1,14 +1,17 @@
 //! One connection's messages under way, and which of them a reply answers.
 //!
 //! ```text
-//!   queue   [ waiting | answered | waiting | expired | … ]      by sequence number
-//!             base      base + 1
+//!   queue   [ 16 waiting | 3 answered | 1 waiting | 40 expired | … ]      by sequence number
+//!             base         base + 16                                next
 //! ```
+//!
+//! Messages that were sent together, and have the same fate, are one entry: of a thousand connections, what each has under
+//! way is one line of the cache. In an open loop each message was meant for a time of its own, and is an entry of its own.
 //!
 //! A reply names its message by the stamp, so one that was lost, doubled or overtaken costs only itself. What is too short
 //! for a stamp answers the oldest.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, iter::repeat_n};
 
 use crate::{
     content::Content,
@@ -28,7 +31,24 @@ pub(crate) struct Flight {
     pub(crate) sent: Nanos,
     /// Where it is counted.
     pub(crate) slot: u16,
+}
+
+/// Messages that follow each other and are alike.
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    intended: Nanos,
+    sent: Nanos,
+    /// Invariant: at least one.
+    count: u32,
+    slot: u16,
     state: State,
+}
+
+impl Run {
+    #[inline]
+    fn flight(&self) -> Flight {
+        Flight { intended: self.intended, sent: self.sent, slot: self.slot }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,25 +87,28 @@ pub(crate) enum Reply {
 
 #[derive(Debug, Default)]
 pub(crate) struct Flights {
-    /// A reply may overtake another one.
+    /// A reply may overtake another one. Then each message is an entry of its own, found by its number.
     is_unordered: bool,
-    queue: VecDeque<Flight>,
-    /// The sequence number of the first one in `queue`.
+    /// Invariant: the first one is not done.
+    queue: VecDeque<Run>,
+    /// The number of the first message in `queue`.
     base: u64,
+    /// The number of the next message.
+    next: u64,
     waiting: usize,
-    /// How many at the front need not be looked at for their time.
-    looked: usize,
-    /// Those up to here may have been given up without a reply.
+    /// Those before this number need not be looked at for their time.
+    looked: u64,
+    /// Those before this number may have been given up without a reply.
     forgotten: u64,
 }
 
-/// As many as are answered at once, as a rule.
-const AT_ONCE: usize = 16;
-
 impl Flights {
-    /// With room for so many.
-    pub(crate) fn with_capacity(capacity: usize) -> Self {
-        Self { queue: VecDeque::with_capacity(capacity), ..Self::default() }
+    /// With room for so many, of which all is there: memory that is only promised would come in the midst of a measurement.
+    pub(crate) fn with_room(room: usize) -> Self {
+        let none = Run { intended: 0, sent: 0, count: 0, slot: 0, state: State::Done };
+        let mut queue = VecDeque::from(vec![none; room]);
+        queue.clear();
+        Self { queue, ..Self::default() }
     }
 
     /// For a protocol whose replies come in any order.
@@ -94,12 +117,11 @@ impl Flights {
         self
     }
 
-    /// Has those fetched that a reply may answer next.
+    /// Has those fetched that a reply answers next.
     #[inline]
     pub(crate) fn prefetch(&self) {
-        let (first, second) = self.queue.as_slices();
-        for part in [first, second] {
-            prefetch(&part[..part.len().min(AT_ONCE)]);
+        if let Some(front) = self.queue.front() {
+            prefetch(front);
         }
     }
 
@@ -112,44 +134,42 @@ impl Flights {
     /// The number of the next message.
     #[inline]
     pub(crate) fn next(&self) -> u64 {
-        self.base + self.queue.len() as u64
+        self.next
     }
 
     /// The number of the oldest that a reply may come for.
     #[inline]
     pub(crate) fn oldest(&self) -> Option<u64> {
-        let at = self.queue.iter().position(|flight| flight.state != State::Done)?;
-        Some(self.base + at as u64)
+        (!self.queue.is_empty()).then_some(self.base)
     }
 
-    /// The next message is on its way; `sent` is 0 if that is told later, by [`sent`](Self::sent).
+    /// The next `count` messages, at least one, are on their way; `sent` is 0 if that is told later, by [`sent`](Self::sent).
     #[inline]
-    pub(crate) fn push(&mut self, intended: Nanos, sent: Nanos, slot: u16) {
-        self.queue.push_back(Flight { intended, sent, slot, state: State::Waiting });
-        self.waiting += 1;
+    pub(crate) fn push(&mut self, count: usize, intended: Nanos, sent: Nanos, slot: u16) {
+        debug_assert!(count > 0);
+        self.next += count as u64;
+        self.waiting += count;
+        let run = Run { intended, sent, count: count as u32, slot, state: State::Waiting };
+        if self.is_unordered {
+            self.queue.extend(repeat_n(Run { count: 1, ..run }, count));
+        } else {
+            self.queue.push_back(run);
+        }
     }
 
-    /// The latest `count` were sent `now`.
+    /// The latest `count` were sent `now`; they were put here one by one.
     #[inline]
     pub(crate) fn sent(&mut self, count: usize, now: Nanos, mut each: impl FnMut(&Flight)) {
         let start = self.queue.len() - count;
-        for flight in self.queue.range_mut(start..) {
-            flight.sent = now;
-            each(flight);
+        for run in self.queue.range_mut(start..) {
+            debug_assert_eq!(run.count, 1);
+            run.sent = now;
+            each(&run.flight());
         }
     }
 
-    /// The latest `count` were sent `now`, and meant for no other time.
-    #[inline]
-    pub(crate) fn sent_closed(&mut self, count: usize, now: Nanos) {
-        let start = self.queue.len() - count;
-        for flight in self.queue.range_mut(start..) {
-            (flight.intended, flight.sent) = (now, now);
-        }
-    }
-
-    /// Finds the message that a reply answers.
-    #[inline]
+    /// Finds the message that a reply answers: nearly always the one whose turn it is.
+    #[inline(always)]
     pub(crate) fn judge(
         &mut self,
         content: &Content,
@@ -158,34 +178,47 @@ impl Flights {
         payload: &[u8],
         is_right_type: bool,
     ) -> Reply {
-        let Some(front) = self.queue.front() else { return self.judge_slowly(content, connection, payload) };
-        let is_it = match verify {
-            Verify::Full => content.is_message(connection, self.base, payload),
-            Verify::Length => {
-                payload.len() == content.size(connection, self.base)
-                    && content.stamp(payload).is_none_or(|stamp| stamp == (connection, self.base))
+        let is_it = !self.queue.is_empty()
+            && match verify {
+                Verify::Full => content.is_message(connection, self.base, payload),
+                Verify::Length => {
+                    payload.len() == content.size(connection, self.base)
+                        && content.stamp(payload).is_none_or(|stamp| stamp == (connection, self.base))
+                }
+                Verify::Off => true,
             }
-            Verify::Off => true,
-        };
-        let is_it = is_it && (is_right_type || verify == Verify::Off) || is_broken(Break::BelieveAll);
+            && (is_right_type || verify == Verify::Off)
+            || is_broken(Break::BelieveAll);
+        // Then none was answered before its turn, and none given up.
+        let are_all_waiting = self.waiting as u64 == self.next - self.base;
+        match self.queue.front() {
+            Some(front) if is_it && are_all_waiting => {
+                let flight = front.flight();
+                self.pop();
+                Reply::Answers(flight)
+            }
+            _ => self.judge_slowly(content, connection, verify, payload, is_right_type, is_it),
+        }
+    }
+
+    #[cold]
+    fn judge_slowly(
+        &mut self,
+        content: &Content,
+        connection: u32,
+        verify: Verify,
+        payload: &[u8],
+        is_right_type: bool,
+        is_it: bool,
+    ) -> Reply {
         // Where a later one was answered, the front one was overtaken.
-        let is_overtaken =
-            self.waiting < self.queue.len() && self.queue.iter().any(|flight| flight.state == State::Done);
-        if is_it && is_overtaken && !self.is_unordered && verify != Verify::Off {
-            return self.judge_slowly(content, connection, payload);
-        }
-        if is_it && front.state == State::Waiting {
-            let front = *front;
-            self.waiting -= 1;
+        let is_in_turn = self.is_unordered || verify == Verify::Off || !self.is_any_done(1);
+        if let Some(front) = self.queue.front().filter(|_| is_it && is_in_turn) {
+            let (state, flight) = (front.state, front.flight());
             self.pop();
-            return Reply::Answers(front);
+            return if state == State::Waiting { Reply::Answers(flight) } else { Reply::Late };
         }
-        if is_it {
-            self.pop();
-            return Reply::Late;
-        }
-        let reply = self.judge_slowly(content, connection, payload);
-        match reply {
+        match self.judge_by_stamp(content, connection, payload) {
             Reply::Answers(flight) if !is_right_type => Reply::Wrong(flight, Wrong::Type),
             other => other,
         }
@@ -200,12 +233,12 @@ impl Flights {
         number: u64,
         answer: Answer<'_>,
     ) -> Reply {
-        let Some(at) = number.checked_sub(self.base).map(|at| at as usize) else { return Reply::Duplicate };
-        let Some(flight) = self.queue.get_mut(at) else { return Reply::Surplus };
-        let (state, taken) = (flight.state, *flight);
-        flight.state = State::Done;
-        self.waiting -= usize::from(state == State::Waiting);
-        self.pop_done();
+        if number < self.base {
+            return Reply::Duplicate;
+        }
+        let Some((index, offset)) = self.find(number) else { return Reply::Surplus };
+        let run = self.queue[index];
+        self.answer(index, offset);
         let wrong = match answer {
             _ if verify == Verify::Off => None,
             Answer::Judged(wrong) => wrong,
@@ -217,25 +250,24 @@ impl Flights {
                 (!is_message).then(|| content.difference(connection, number, payload))
             }
         };
-        match (state, wrong) {
+        match (run.state, wrong) {
             (State::Done, _) => Reply::Duplicate,
             (State::Expired, _) => Reply::Late,
-            (State::Waiting, Some(wrong)) => Reply::Wrong(taken, wrong),
-            (State::Waiting, None) => Reply::Answers(taken),
+            (State::Waiting, Some(wrong)) => Reply::Wrong(run.flight(), wrong),
+            (State::Waiting, None) => Reply::Answers(run.flight()),
         }
     }
 
-    #[cold]
-    fn judge_slowly(&mut self, content: &Content, connection: u32, payload: &[u8]) -> Reply {
+    fn judge_by_stamp(&mut self, content: &Content, connection: u32, payload: &[u8]) -> Reply {
         let stamp = content.stamp(payload);
         let is_whole = |(connection, sequence)| content.is_message(connection, sequence, payload);
         let mut wrong = None;
-        let at = match stamp {
+        let named = match stamp {
             Some((other, sequence)) if other == connection => {
                 if sequence < self.base && is_whole((connection, sequence)) {
                     return if sequence < self.forgotten { Reply::Late } else { Reply::Duplicate };
                 }
-                usize::try_from(sequence.wrapping_sub(self.base)).ok().filter(|at| *at < self.queue.len())
+                self.find(sequence).map(|place| (sequence, place))
             }
             Some((other, _)) if stamp.is_some_and(is_whole) => {
                 wrong = Some(Wrong::Foreign(other));
@@ -244,101 +276,176 @@ impl Flights {
             _ => None,
         };
         // Who does not say which message it answers, answers the oldest.
-        let oldest = || self.queue.iter().position(|flight| flight.state != State::Done);
-        let Some(at) = at.or_else(oldest) else { return Reply::Surplus };
-        let sequence = self.base + at as u64;
+        let oldest = || self.oldest().map(|sequence| (sequence, (0, 0)));
+        let Some((sequence, (index, offset))) = named.or_else(oldest) else { return Reply::Surplus };
         let wrong = wrong.or_else(|| {
             let is_message = content.is_message(connection, sequence, payload);
             (!is_message).then(|| content.difference(connection, sequence, payload))
         });
-        match self.queue[at].state {
-            State::Done => return Reply::Duplicate,
-            State::Expired => {
-                self.queue[at].state = State::Done;
-                self.pop_done();
-                return Reply::Late;
-            }
-            State::Waiting => {}
-        }
-        let is_overtaken =
-            !self.is_unordered && self.queue.range(at + 1..).any(|flight| flight.state == State::Done);
-        let flight = self.queue[at];
-        self.queue[at].state = State::Done;
-        self.waiting -= 1;
-        self.pop_done();
-        match wrong {
-            Some(wrong) => Reply::Wrong(flight, wrong),
-            None if is_overtaken => Reply::Wrong(flight, Wrong::Order(sequence)),
-            None => Reply::Answers(flight),
+        let is_overtaken = !self.is_unordered && self.is_any_done(index + 1);
+        let run = self.queue[index];
+        self.answer(index, offset);
+        match (run.state, wrong) {
+            (State::Done, _) => Reply::Duplicate,
+            (State::Expired, _) => Reply::Late,
+            (State::Waiting, Some(wrong)) => Reply::Wrong(run.flight(), wrong),
+            (State::Waiting, None) if is_overtaken => Reply::Wrong(run.flight(), Wrong::Order(sequence)),
+            (State::Waiting, None) => Reply::Answers(run.flight()),
         }
     }
 
+    /// Whether a message was answered in one of the entries from `index` on.
+    fn is_any_done(&self, index: usize) -> bool {
+        self.queue.iter().skip(index).any(|run| run.state == State::Done)
+    }
+
+    /// Where a message is: its entry, and how many of that are before it.
+    fn find(&self, number: u64) -> Option<(usize, u32)> {
+        let mut at = number.checked_sub(self.base)?;
+        if self.is_unordered {
+            let at = usize::try_from(at).ok().filter(|at| *at < self.queue.len());
+            return at.map(|at| (at, 0));
+        }
+        for (index, run) in self.queue.iter().enumerate() {
+            if at < u64::from(run.count) {
+                return Some((index, at as u32));
+            }
+            at -= u64::from(run.count);
+        }
+        None
+    }
+
+    /// The message there has had its reply.
+    fn answer(&mut self, mut index: usize, offset: u32) {
+        let run = self.queue[index];
+        if run.state == State::Done {
+            return;
+        }
+        self.waiting -= usize::from(run.state == State::Waiting);
+        let behind = run.count - offset - 1;
+        if behind > 0 {
+            self.queue.insert(index + 1, Run { count: behind, ..run });
+        }
+        if offset > 0 {
+            self.queue[index].count = offset;
+            index += 1;
+            self.queue.insert(index, run);
+        }
+        self.queue[index] = Run { count: 1, state: State::Done, ..run };
+        index = self.join(index);
+        if index + 1 < self.queue.len() {
+            self.join(index + 1);
+        }
+        self.pop_done();
+    }
+
+    /// Makes one entry of this one and the one before it, if they are of one state in which times do not count any more.
+    /// Where it is then.
+    fn join(&mut self, index: usize) -> usize {
+        let run = self.queue[index];
+        let before = index.checked_sub(1).map(|before| &mut self.queue[before]);
+        match before {
+            Some(before)
+                if !self.is_unordered && run.state == before.state && run.state != State::Waiting =>
+            {
+                before.count += run.count;
+                self.queue.remove(index);
+                index - 1
+            }
+            _ => index,
+        }
+    }
+
+    /// The first message has had its reply.
     #[inline]
     fn pop(&mut self) {
-        self.queue.pop_front();
+        let Some(front) = self.queue.front_mut() else { return };
         self.base += 1;
-        self.looked = self.looked.saturating_sub(1);
-        if self.queue.front().is_some_and(|flight| flight.state == State::Done) {
+        self.waiting -= usize::from(front.state == State::Waiting);
+        front.count -= 1;
+        if front.count == 0 {
+            self.queue.pop_front();
             self.pop_done();
         }
     }
 
     fn pop_done(&mut self) {
-        while self.queue.front().is_some_and(|flight| flight.state == State::Done) {
+        while let Some(front) = self.queue.front().filter(|front| front.state == State::Done) {
+            self.base += u64::from(front.count);
             self.queue.pop_front();
-            self.base += 1;
-            self.looked = self.looked.saturating_sub(1);
+        }
+        if self.queue.is_empty() {
+            // The next one lies where the last one lay, which is in the cache.
+            self.queue.clear();
         }
     }
 
     /// Gives up those that were sent and should have been before `limit`.
     pub(crate) fn expire(&mut self, limit: Nanos, mut each: impl FnMut(Flight)) {
-        while let Some(flight) = self.queue.get_mut(self.looked) {
-            if flight.state == State::Waiting {
-                if flight.intended >= limit || flight.sent == 0 {
+        self.looked = self.looked.max(self.base);
+        let Some((mut index, offset)) = self.find(self.looked) else { return };
+        // Within an entry that has become one since.
+        self.looked -= u64::from(offset);
+        while let Some(run) = self.queue.get_mut(index) {
+            let count = run.count;
+            if run.state == State::Waiting {
+                if run.intended >= limit || run.sent == 0 {
                     break;
                 }
-                flight.state = State::Expired;
-                self.waiting -= 1;
-                each(*flight);
+                run.state = State::Expired;
+                self.waiting -= count as usize;
+                let flight = run.flight();
+                (0..count).for_each(|_| each(flight));
             }
-            self.looked += 1;
+            self.looked += u64::from(count);
+            index = self.join(index) + 1;
         }
     }
 
     /// Gives up the oldest while a lot of later ones were answered, so that what was lost is not remembered for ever.
     pub(crate) fn forget_lost(&mut self, mut each: impl FnMut(Flight)) {
-        while self.queue.len() - self.waiting > OVERTAKEN_MAX {
-            let Some(flight) = self.queue.pop_front() else { return };
-            self.base += 1;
+        loop {
+            let over = self.next - self.base - self.waiting as u64;
+            let Some(front) = self.queue.front_mut().filter(|_| over > OVERTAKEN_MAX) else { break };
+            let mut count = front.count;
+            if front.state == State::Waiting {
+                self.waiting -= count as usize;
+                let flight = front.flight();
+                (0..count).for_each(|_| each(flight));
+            } else {
+                count = u64::from(count).min(over - OVERTAKEN_MAX) as u32;
+            }
+            front.count -= count;
+            self.base += u64::from(count);
             self.forgotten = self.base;
-            self.looked = self.looked.saturating_sub(1);
-            if flight.state == State::Waiting {
-                self.waiting -= 1;
-                each(flight);
+            if front.count == 0 {
+                self.queue.pop_front();
+                self.pop_done();
             }
         }
     }
 
     /// What is still waiting, and whether a later one has overtaken it: then it is lost, and not only late.
     pub(crate) fn drain(&mut self) -> impl Iterator<Item = (Flight, bool)> {
-        let last_done = self.queue.iter().rposition(|flight| flight.state == State::Done);
+        let last_done = self.queue.iter().rposition(|run| run.state == State::Done);
         let last_done = last_done.filter(|_| !self.is_unordered);
-        self.base += self.queue.len() as u64;
-        (self.waiting, self.looked) = (0, 0);
+        (self.base, self.waiting) = (self.next, 0);
         let is_lost = move |at| last_done.is_some_and(|last| at < last);
-        let all = self.queue.drain(..).enumerate().map(move |(at, flight)| (flight, is_lost(at)));
-        all.filter(|(flight, _)| flight.state == State::Waiting)
+        let runs = self.queue.drain(..).enumerate().filter(|(_, run)| run.state == State::Waiting);
+        runs.flat_map(move |(at, run)| repeat_n((run.flight(), is_lost(at)), run.count as usize))
     }
 }
 
 /// How many later replies make it certain that one is lost.
-const OVERTAKEN_MAX: usize = 4096;
+const OVERTAKEN_MAX: u64 = 4096;
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{content::Sizes, scenario::PLAIN};
+    use crate::{
+        content::{Random, Sizes},
+        scenario::PLAIN,
+    };
 
     fn content(size: usize) -> Content {
         Content::new(Sizes::Fixed(size), false, 7)
@@ -352,22 +459,32 @@ mod tests {
 
     /// Four messages of connection 5 under way, intended at 0, 10, 20, 30.
     fn flights() -> Flights {
-        let mut flights = Flights::with_capacity(4);
+        let mut flights = Flights::with_room(4);
         for intended in [0, 10, 20, 30] {
-            flights.push(intended, intended + 1, 0);
+            flights.push(1, intended, intended + 1, 0);
         }
         flights
     }
 
-    fn hear(flights: &mut Flights, content: &Content, replies: &[Vec<u8>]) -> Vec<&'static str> {
-        let judge = |reply: &Vec<u8>| match flights.judge(content, 5, Verify::Full, reply, true) {
+    /// Four that were sent together.
+    fn burst() -> Flights {
+        let mut flights = Flights::with_room(4);
+        flights.push(4, 10, 10, 0);
+        flights
+    }
+
+    fn name(reply: Reply) -> &'static str {
+        match reply {
             Reply::Answers(_) => "right",
             Reply::Wrong(_, wrong) => wrong.kind(),
             Reply::Late => "late",
             Reply::Duplicate => "duplicate",
             Reply::Surplus => "surplus",
-        };
-        replies.iter().map(judge).collect()
+        }
+    }
+
+    fn hear(flights: &mut Flights, content: &Content, replies: &[Vec<u8>]) -> Vec<&'static str> {
+        replies.iter().map(|reply| name(flights.judge(content, 5, Verify::Full, reply, true))).collect()
     }
 
     #[test]
@@ -386,9 +503,10 @@ mod tests {
             (vec![message(&content, 6, 0), reply(1)], vec!["foreign-reply", "right"], 0),
             (vec![reply(0)[..31].to_vec(), reply(1)], vec!["wrong-length", "right"], 0),
         ] {
-            let mut flights = flights();
-            assert_eq!(hear(&mut flights, &content, &replies), expected);
-            assert_eq!(flights.drain().filter(|(_, is_lost)| *is_lost).count(), lost);
+            for mut flights in [flights(), burst()] {
+                assert_eq!(hear(&mut flights, &content, &replies), expected);
+                assert_eq!(flights.drain().filter(|(_, is_lost)| *is_lost).count(), lost);
+            }
         }
         let mut none = Flights::default();
         assert_eq!(hear(&mut none, &content, &[reply(0)]), ["surplus"]);
@@ -454,13 +572,81 @@ mod tests {
         assert_eq!(judge(), Reply::Surplus);
     }
 
+    /// What becomes of each message is the same however many of them are one entry.
+    #[test]
+    fn what_was_sent_together_is_judged_one_by_one() {
+        let content = content(32);
+        for seed in 0..200 {
+            let mut random = Random::new(seed);
+            let mut flights = Flights::default();
+            // Of each message: when it was sent, and what has become of it.
+            let mut all: Vec<(Nanos, State)> = Vec::new();
+            let mut below = |limit: usize| (random.next() % limit as u64) as usize;
+            for now in (1..300).map(|step| 10 * step) {
+                match below(8) {
+                    0..3 => {
+                        let count = 1 + below(5);
+                        flights.push(count, now, now, 0);
+                        all.extend(repeat_n((now, State::Waiting), count));
+                    }
+                    3 => {
+                        let limit = now.saturating_sub(10 * below(20) as Nanos);
+                        let mut expired = Vec::new();
+                        flights.expire(limit, |flight| expired.push(flight.intended));
+                        let due =
+                            all.iter_mut().filter(|(sent, state)| *sent < limit && *state == State::Waiting);
+                        let due = due.map(|message| {
+                            message.1 = State::Expired;
+                            message.0
+                        });
+                        assert_eq!(expired, due.collect::<Vec<_>>());
+                    }
+                    _ if all.is_empty() => {}
+                    // Most replies are the next one.
+                    what => {
+                        let next = all.iter().position(|(_, state)| *state != State::Done).unwrap_or(0);
+                        let at = if what == 4 { below(all.len()) } else { next };
+                        let is_overtaken = all[at..].iter().any(|(_, state)| *state == State::Done);
+                        let expected = match all[at].1 {
+                            State::Done => "duplicate",
+                            State::Expired => "late",
+                            State::Waiting if is_overtaken => "wrong-order",
+                            State::Waiting => "right",
+                        };
+                        all[at].1 = State::Done;
+                        let reply = message(&content, 5, at as u64);
+                        let judged = flights.judge(&content, 5, Verify::Full, &reply, true);
+                        assert_eq!(name(judged), expected, "{seed} {now}");
+                        if let Reply::Answers(flight) | Reply::Wrong(flight, _) = judged {
+                            assert_eq!(flight.sent, all[at].0);
+                        }
+                    }
+                }
+                let open = all.iter().position(|(_, state)| *state != State::Done).unwrap_or(all.len());
+                let waiting = all.iter().filter(|(_, state)| *state == State::Waiting).count();
+                assert_eq!(
+                    (flights.waiting(), flights.base, flights.next()),
+                    (waiting, open as u64, all.len() as u64)
+                );
+                assert_eq!(
+                    flights.queue.iter().map(|run| run.count as usize).sum::<usize>(),
+                    all.len() - open
+                );
+            }
+            let last = all.iter().rposition(|(_, state)| *state == State::Done).unwrap_or(0);
+            let left: Vec<_> = flights.drain().map(|(flight, is_lost)| (flight.sent, is_lost)).collect();
+            let waiting = all.iter().enumerate().filter(|(_, (_, state))| *state == State::Waiting);
+            assert_eq!(left, waiting.map(|(at, (sent, _))| (*sent, at < last)).collect::<Vec<_>>());
+        }
+    }
+
     #[test]
     fn what_was_lost_is_not_remembered_for_ever() {
         let content = content(32);
         let mut flights = Flights::default();
         let mut lost = 0;
         for sequence in 0..20_000 {
-            flights.push(sequence, sequence, 0);
+            flights.push(1, sequence, sequence, 0);
             if sequence != 100 {
                 let reply = message(&content, 5, sequence);
                 assert!(matches!(flights.judge(&content, 5, Verify::Full, &reply, true), Reply::Answers(_)));

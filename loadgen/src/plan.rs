@@ -309,7 +309,7 @@ impl Plan {
 pub(crate) const COHORTS: usize = 2;
 
 /// How long a stall may be that needs no memory.
-const STALL: Duration = Duration::from_millis(50);
+const STALL: Duration = Duration::from_millis(500);
 
 #[cfg(test)]
 pub(crate) mod tests {

@@ -2,12 +2,13 @@
 
 /// Has the memory of `value` fetched, side by side with whatever else is under way.
 #[inline(always)]
-pub(crate) fn prefetch<T: ?Sized>(value: &T) {
+pub(crate) fn prefetch<T>(value: &T) {
     let start = std::ptr::from_ref(value).cast::<u8>();
-    // It may begin in the middle of a line.
-    for at in (0..size_of_val(value)).step_by(LINE).chain(size_of_val(value).checked_sub(1)) {
-        prefetch_line(start.wrapping_add(at));
+    for line in 0..size_of::<T>().div_ceil(LINE) {
+        prefetch_line(start.wrapping_add(line * LINE));
     }
+    // It may begin in the middle of a line.
+    prefetch_line(start.wrapping_add(size_of::<T>() - 1));
 }
 
 const LINE: usize = 64;

@@ -476,7 +476,7 @@ const BEYOND_MIN: f64 = 10.0;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{fault::Wrong, flights::Flights};
+    use crate::fault::Wrong;
 
     #[test]
     fn a_percentile_needs_ten_samples_beyond_it() {
@@ -493,9 +493,7 @@ mod tests {
     }
 
     fn flight(intended: Nanos, sent: Nanos, slot: u16) -> Flight {
-        let mut flights = Flights::default();
-        flights.push(intended, sent, slot);
-        flights.drain().next().unwrap().0
+        Flight { intended, sent, slot }
     }
 
     #[test]

@@ -7,7 +7,9 @@ use std::{
     cell::UnsafeCell,
     io,
     net::{IpAddr, SocketAddr},
+    ops::Deref,
     os::fd::{AsRawFd, BorrowedFd, RawFd},
+    rc::Rc,
 };
 
 use monoio::{buf::SliceMut, io::AsyncReadRent, net::TcpStream};
@@ -37,7 +39,7 @@ impl Socket {
     #[inline]
     pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Self::Tcp(tcp) => tcp.try_write(bytes),
+            Self::Tcp(tcp) => send(tcp.fd(), bytes),
             Self::Tls(tls) => tls.try_write(bytes),
         }
     }
@@ -76,11 +78,58 @@ impl Socket {
     }
 }
 
+/// A socket, and its descriptor's number beside it: what is done for each message need not look for that in two other places.
+pub(crate) struct Held {
+    socket: Rc<Socket>,
+    /// Where it is plain.
+    fd: Option<RawFd>,
+}
+
+impl Held {
+    pub(crate) fn new(socket: Rc<Socket>) -> Self {
+        let fd = socket.plain().map(|tcp| tcp.fd().as_raw_fd());
+        Self { socket, fd }
+    }
+
+    /// Appends what has arrived, at most the spare capacity of `buffer`, without waiting. `Ok(0)` is the end; `None`: TLS is
+    /// read by who waits for it.
+    #[inline]
+    pub(crate) fn try_read(&self, buffer: &mut Vec<u8>) -> Option<io::Result<usize>> {
+        debug_assert!(buffer.len() < buffer.capacity(), "a read into no room looks like the end");
+        let read = rustix::net::recv(self.fd()?, spare_capacity(buffer), RecvFlags::DONTWAIT);
+        Some(read.map(|(_, count)| count).map_err(Into::into))
+    }
+
+    /// As [`Socket::try_write`].
+    #[inline]
+    pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.fd().map_or_else(|| self.socket.try_write(bytes), |fd| send(fd, bytes))
+    }
+
+    #[expect(unsafe_code, reason = "the number of a descriptor says nothing of its owner")]
+    #[inline]
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        // SAFETY: the socket owns the descriptor, and is held for as long as the borrow.
+        self.fd.map(|fd| unsafe { BorrowedFd::borrow_raw(fd) })
+    }
+}
+
+impl Deref for Held {
+    type Target = Socket;
+
+    fn deref(&self) -> &Socket {
+        &self.socket
+    }
+}
+
+#[inline]
+fn send(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    Ok(rustix::net::send(fd, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?)
+}
+
 /// A TCP connection.
 pub(crate) struct Tcp {
     stream: UnsafeCell<TcpStream>,
-    /// Its descriptor's number, which is two places away in the stream.
-    fd: RawFd,
 }
 
 impl Tcp {
@@ -130,8 +179,7 @@ impl Tcp {
     fn new(stream: TcpStream) -> io::Result<Self> {
         // Messages are written whole; waiting for more of them would only be measured as latency.
         stream.set_nodelay(true)?;
-        let fd = stream.as_raw_fd();
-        Ok(Self { stream: UnsafeCell::new(stream), fd })
+        Ok(Self { stream: UnsafeCell::new(stream) })
     }
 
     /// Waits for bytes and appends them to `buffer`, at most its spare capacity. `Ok(0)` is the end.
@@ -149,18 +197,6 @@ impl Tcp {
         (result, slice.into_inner())
     }
 
-    /// Appends what has arrived, at most the spare capacity of `buffer`, without waiting. `Ok(0)` is the end.
-    #[inline]
-    pub(crate) fn try_read(&self, buffer: &mut Vec<u8>) -> io::Result<usize> {
-        debug_assert!(buffer.len() < buffer.capacity(), "a read into no room looks like the end");
-        Ok(rustix::net::recv(self.fd(), spare_capacity(buffer), RecvFlags::DONTWAIT)?.1)
-    }
-
-    #[inline]
-    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        Ok(rustix::net::send(self.fd(), bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?)
-    }
-
     /// The same as the library has it, which TLS runs over.
     pub(crate) fn into_stream(self) -> io::Result<Stream> {
         self.stream.into_inner().try_into()
@@ -175,7 +211,7 @@ impl Tcp {
     #[expect(unsafe_code, reason = "monoio names its descriptors only by number")]
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         // SAFETY: the stream owns the descriptor and outlives the borrow.
-        unsafe { BorrowedFd::borrow_raw(self.fd) }
+        unsafe { BorrowedFd::borrow_raw(self.stream().as_raw_fd()) }
     }
 }
 

@@ -157,7 +157,7 @@ async fn stay<S: Scenario>(
         });
         scenario.flush(&mut out);
         let now = worker.now();
-        flights.push(now, now, 0);
+        flights.push(1, now, now, 0);
         write_all(&socket, &out).await.map_err(Fault::Lost)?;
         buffer.reserve(S::reply_max(worker.plan.sizes.max()));
     } else {

@@ -18,7 +18,8 @@ use crate::{
 
 pub(crate) struct WebSocket {
     opcode: Opcode,
-    receiver: Receiver,
+    /// Apart, for most replies need it not.
+    receiver: Box<Receiver>,
     /// The longest frame that is waited for.
     reply_max: usize,
     /// What is longer than this is a fault.
@@ -129,7 +130,7 @@ impl Scenario for WebSocket {
         };
         Ok(Self {
             opcode: if how.is_text { Opcode::Text } else { Opcode::Binary },
-            receiver,
+            receiver: Box::new(receiver),
             reply_max: Self::reply_max(plan.sizes.max()),
             message_max: limits.message_max,
             is_within: false,
