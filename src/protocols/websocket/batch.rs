@@ -6,7 +6,7 @@
 
 use std::{cell::Cell, ops::ControlFlow, rc::Rc};
 
-use super::socket::Shared;
+use super::shared::Shared;
 use crate::{
     buffer::{HOT, ReadBuf},
     metrics::Sizes,

@@ -19,7 +19,8 @@ use monoio::BufResult;
 use super::{
     Session, Settings,
     batch::Inbound,
-    socket::{End, Shared, Socket},
+    shared::{End, Shared},
+    socket::Socket,
 };
 use crate::{
     Error, Upgraded,

@@ -15,6 +15,7 @@ mod client;
 mod driver;
 mod origin;
 mod queue;
+mod shared;
 mod socket;
 
 use std::{
