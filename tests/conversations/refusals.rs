@@ -168,7 +168,7 @@ fn each_refusal_has_its_reason_in_the_body_and_in_the_counter() {
 fn no_reason_is_left_out() {
     let tried: BTreeSet<_> = refusals().into_iter().map(|(_, _, reason)| reason).collect();
     // Those have tests of their own: they need a server that is full, or on its way out, or HTTP/2 (here), limits
-    // (`limits.rs`), who is asked for credentials (`authorization.rs`), a proxy in front (tests/server.rs).
+    // (`limits.rs`), who is asked for credentials (`authorization.rs`), a proxy in front (tests/server/proxies.rs).
     let elsewhere = [
         "too-many-connections",
         "too-many-from-address",
