@@ -16,7 +16,7 @@ use crate::{
     compare::{self, Change, ROUNDS},
     plan::Plan,
     progress::Progress,
-    record::Times,
+    record::Packed,
     report::Report,
     target::Target,
     verdict::Grade,
@@ -65,7 +65,7 @@ pub(crate) struct Compared {
 
 /// Runs all pairs. `tell` hears of each run.
 pub(crate) fn run(ab: &Ab, stop: &Arc<AtomicBool>, mut tell: impl FnMut(String)) -> io::Result<Compared> {
-    let mut seconds: [Vec<Vec<Times>>; 2] = Default::default();
+    let mut seconds: [Vec<Vec<Packed>>; 2] = Default::default();
     let mut verdicts: [Vec<&'static str>; 2] = Default::default();
     for pair in 0..ab.pairs {
         let order = if pair % 2 == 0 { [0, 1] } else { [1, 0] };

@@ -15,7 +15,7 @@ use hdrhistogram::serialization::{
 
 use crate::{
     content::Random,
-    record::{Times, times},
+    record::{Packed, Times, times},
     report,
     stats::{Blocks, middle},
     units::{Nanos, short},
@@ -119,14 +119,14 @@ const PERCENTILES: [(&str, f64); 4] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99)
 
 /// The second side against the first. Each side is runs, a run is its seconds; with several runs the n-th of one side
 /// belongs to the n-th of the other.
-pub(crate) fn changes(a: &[Vec<Times>], b: &[Vec<Times>], practical: f64, rounds: usize) -> Vec<Change> {
-    let sum = |side: &[Vec<Times>]| {
+pub(crate) fn changes(a: &[Vec<Packed>], b: &[Vec<Packed>], practical: f64, rounds: usize) -> Vec<Change> {
+    let sum = |side: &[Vec<Packed>]| {
         let mut sum = times();
-        side.iter().flatten().for_each(|second| crate::record::merge_times(&mut sum, second));
+        side.iter().flatten().for_each(|second| crate::record::merge_times(&mut sum, &second.times()));
         sum
     };
     let (whole_a, whole_b) = (sum(a), sum(b));
-    let blocks = |side: &[Vec<Times>]| -> Vec<Blocks> { side.iter().map(|run| Blocks::new(run)).collect() };
+    let blocks = |side: &[Vec<Packed>]| -> Vec<Blocks> { side.iter().map(|run| Blocks::new(run)).collect() };
     let (blocks_a, blocks_b) = (blocks(a), blocks(b));
     let quantiles = PERCENTILES.map(|(_, quantile)| quantile);
     let mut random = Random::new(1);
@@ -235,7 +235,7 @@ mod tests {
 
     /// A run of so many seconds: lognormal times, in seconds that are sometimes slower and hang together, as on a machine
     /// that others use, too.
-    fn run(random: &mut Random, seconds: usize, added: f64) -> Vec<Times> {
+    fn run(random: &mut Random, seconds: usize, added: f64) -> Vec<Packed> {
         let mut uniform = || ((random.next() >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
         let mut normal = move || (-2.0 * uniform().ln()).sqrt() * (std::f64::consts::TAU * uniform()).cos();
         let mut drift = 0.0;
@@ -246,7 +246,7 @@ mod tests {
                 let time = 1e6 * (drift + 0.3 * normal()).exp() + added;
                 times.saturating_record(time as Nanos);
             }
-            times
+            Packed::new(&times)
         };
         (0..seconds).map(|_| second()).collect()
     }
@@ -271,7 +271,7 @@ mod tests {
     #[test]
     fn pairs_of_runs_are_compared_as_pairs() {
         let mut random = Random::new(5);
-        let mut runs = |added| -> Vec<Vec<Times>> { (0..6).map(|_| run(&mut random, 10, added)).collect() };
+        let mut runs = |added| -> Vec<Vec<Packed>> { (0..6).map(|_| run(&mut random, 10, added)).collect() };
         let (a, same, slower) = (runs(0.0), runs(0.0), runs(200_000.0));
         assert_eq!(conclusion(&changes(&a, &same, 2.0, 200)), "  no difference\n");
         let found = changes(&a, &slower, 2.0, 200);

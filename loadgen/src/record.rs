@@ -90,7 +90,7 @@ pub(crate) mod text {
     use hdrhistogram::serialization::{Serializer as _, V2DeflateSerializer};
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
-    use super::Times;
+    use super::{DIGITS, LONGEST, Times};
 
     thread_local! {
         /// Keeps its buffers, which are as long as a histogram is up to its largest value.
@@ -107,7 +107,12 @@ pub(crate) mod text {
     pub(crate) fn decoded(text: &str) -> Result<Times, String> {
         let bytes = STANDARD.decode(text).map_err(|error| error.to_string())?;
         let mut reader = hdrhistogram::serialization::Deserializer::new();
-        reader.deserialize(&mut bytes.as_slice()).map_err(|error| error.to_string())
+        let times: Times = reader.deserialize(&mut bytes.as_slice()).map_err(|error| error.to_string())?;
+        if (times.low(), times.high(), times.sigfig()) == (1, LONGEST, DIGITS) {
+            Ok(times)
+        } else {
+            Err("a histogram has other bounds than those of loadgen".into())
+        }
     }
 
     pub(crate) fn serialize<S: Serializer>(times: &Times, serializer: S) -> Result<S::Ok, S::Error> {
@@ -116,6 +121,41 @@ pub(crate) mod text {
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Times, D::Error> {
         decoded(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+    }
+}
+
+/// A histogram that is only kept, as its text: that is as long as what occurs in it takes, and mostly a few hundred bytes
+/// where [`Times`] are 270 kB.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub(crate) struct Packed(String);
+
+impl Packed {
+    pub(crate) fn new(times: &Times) -> Self {
+        Self(text::encoded(times))
+    }
+
+    /// What it was.
+    pub(crate) fn times(&self) -> Times {
+        text::decoded(&self.0).expect("it was looked at when it was made")
+    }
+
+    pub(crate) fn text(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for Packed {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text::decoded(&text).map(|_| Self(text))
+    }
+}
+
+impl From<Packed> for String {
+    fn from(packed: Packed) -> Self {
+        packed.0
     }
 }
 
@@ -232,14 +272,14 @@ impl Opening {
     }
 }
 
-/// About a second of the run, by when things happened: of one thread, or of all.
+/// About a second of the run, by when things happened: of one thread, or of all. Once it is over, its histogram is
+/// [packed](Second).
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Interval {
+pub(crate) struct Interval<H = Times> {
     /// Which second since the start.
     pub(crate) second: u64,
     /// Response times, or service times in a closed loop.
-    #[serde(with = "text")]
-    pub(crate) latency: Times,
+    pub(crate) latency: H,
     pub(crate) planned: u64,
     pub(crate) sent: u64,
     pub(crate) answered: u64,
@@ -248,6 +288,23 @@ pub(crate) struct Interval {
     pub(crate) lag_max: Nanos,
     /// Of the phase that it began in.
     pub(crate) is_measured: bool,
+}
+
+/// A second that is over.
+pub(crate) type Second = Interval<Packed>;
+
+impl Second {
+    /// As it was.
+    pub(crate) fn unpacked(&self) -> Interval {
+        self.with(self.latency.times())
+    }
+}
+
+impl<H> Interval<H> {
+    fn with<T>(&self, latency: T) -> Interval<T> {
+        let &Self { second, planned, sent, answered, errors, lag_max, is_measured, .. } = self;
+        Interval { second, latency, planned, sent, answered, errors, lag_max, is_measured }
+    }
 }
 
 impl Interval {
@@ -269,6 +326,11 @@ impl Interval {
         let mut interval = Self::new();
         bring(&mut interval.latency);
         interval
+    }
+
+    /// To be kept.
+    pub(crate) fn packed(&self) -> Second {
+        self.with(Packed::new(&self.latency))
     }
 
     /// Adds another thread's figures of the same second.
@@ -295,6 +357,8 @@ pub(crate) struct Record {
     /// By phase, and by cohort within it.
     pub(crate) slots: Vec<Slot>,
     pub(crate) opening: Opening,
+    /// The one that is under way. At the end there is none.
+    #[serde(skip, default = "Interval::new")]
     pub(crate) interval: Interval,
     pub(crate) errors: BTreeMap<Cow<'static, str>, Errors>,
     /// Connections that did not end by our own will, or never began.

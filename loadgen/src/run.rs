@@ -24,7 +24,7 @@ use crate::{
     pace::Pace,
     plan::{Kind, Plan},
     progress::Progress,
-    record::{Interval, Record},
+    record::{Interval, Record, Second},
     server::{self, Usage},
     units::{Nanos, nanos},
     worker::{self, Pipe, Shared},
@@ -34,7 +34,7 @@ use crate::{
 pub(crate) struct Finished {
     pub(crate) record: Record,
     /// In their order, from the start on.
-    pub(crate) seconds: Vec<Interval>,
+    pub(crate) seconds: Vec<Second>,
     /// Connections that have switched.
     pub(crate) opened: u32,
     /// How long was measured.
@@ -62,7 +62,7 @@ pub(crate) struct Finished {
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Share {
     record: Record,
-    seconds: Vec<Interval>,
+    seconds: Vec<Second>,
     opened: u32,
     measured: Nanos,
     cpu: f64,
@@ -108,17 +108,14 @@ impl Finished {
             agents: Some(agents),
             is_interrupted,
         };
-        let mut seconds: BTreeMap<u64, Interval> = BTreeMap::new();
+        let mut seconds: BTreeMap<u64, Vec<Second>> = BTreeMap::new();
         for share in shares {
             if share.record.slots.len() != sum.record.slots.len() {
                 return Err(io::Error::other("an agent has carried out another plan"));
             }
             sum.record.merge(&share.record);
             for second in share.seconds {
-                let entry = seconds
-                    .entry(second.second)
-                    .or_insert_with(|| Interval { second: second.second, ..Interval::new() });
-                entry.merge(&second);
+                seconds.entry(second.second).or_default().push(second);
             }
             sum.opened += share.opened;
             sum.measured = sum.measured.max(Duration::from_nanos(share.measured));
@@ -130,7 +127,12 @@ impl Finished {
             sum.is_interrupted |= share.is_interrupted && is_interrupted;
         }
         sum.began -= sum.measured;
-        sum.seconds = seconds.into_values().collect();
+        let sum_of = |(second, shares): (u64, Vec<Second>)| {
+            let mut sum = Interval { second, ..Interval::new() };
+            shares.iter().for_each(|share| sum.merge(&share.unpacked()));
+            sum.packed()
+        };
+        sum.seconds = seconds.into_iter().map(sum_of).collect();
         Ok(sum)
     }
 }
@@ -269,7 +271,7 @@ fn gather(
     empties: &[mpsc::Sender<Box<Interval>>],
     progress: &mut Progress,
     is_running: impl Fn() -> bool,
-) -> io::Result<Vec<Interval>> {
+) -> io::Result<Vec<Second>> {
     let mut open: BTreeMap<u64, (Interval, u32)> = BTreeMap::new();
     let mut over = Archive::new();
     // Each has the room for all that might occur, and a new one for each second would be memory that comes and goes.
@@ -309,7 +311,7 @@ fn gather(
         turn += 1;
     }
     let mut seconds = over.read()?;
-    seconds.extend(open.into_values().map(|(second, _)| second));
+    seconds.extend(open.into_values().map(|(second, _)| second.packed()));
     seconds.sort_by_key(|second| second.second);
     Ok(seconds)
 }

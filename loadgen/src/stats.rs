@@ -1,6 +1,10 @@
 //! As much of statistics as honest percentiles need.
 
-use crate::{content::Random, record::Times, units::Nanos};
+use crate::{
+    content::Random,
+    record::{Packed, Times},
+    units::Nanos,
+};
 
 /// Between which values a quantile lies with 95 % confidence, by order statistics: right for samples that do not depend
 /// on one another, too narrow for those that do.
@@ -23,8 +27,9 @@ pub(crate) struct Blocks {
 }
 
 impl Blocks {
-    pub(crate) fn new(seconds: &[Times]) -> Self {
-        let recorded = |times: &Times| -> Vec<(Nanos, u64)> {
+    pub(crate) fn new(seconds: &[Packed]) -> Self {
+        let recorded = |second: &Packed| -> Vec<(Nanos, u64)> {
+            let times = second.times();
             times.iter_recorded().map(|value| (value.value_iterated_to(), value.count_at_value())).collect()
         };
         let seconds: Vec<Vec<(Nanos, u64)>> = seconds.iter().map(recorded).collect();
@@ -105,7 +110,7 @@ mod tests {
     fn seconds_that_are_alike_draw_alike() {
         let mut second = times();
         (1..=1000).for_each(|value| second.record(value * 1000).unwrap());
-        let blocks = Blocks::new(&[second.clone(), second.clone(), second]);
+        let blocks = Blocks::new(&vec![Packed::new(&second); 3]);
         let drawn = blocks.draw(&[0.99], &mut Random::new(3))[0];
         assert!(drawn.abs_diff(990_000) < 2_000, "{drawn}");
     }

@@ -218,7 +218,7 @@ mod tests {
     pub(super) fn so_far() -> SoFar {
         let mut so_far = SoFar::new(&plan(What::Echo, 64));
         so_far.total = Some(Duration::from_secs(10));
-        (0..5).for_each(|at| so_far.add(&second(at, 2000 + at)));
+        (0..5).for_each(|at| so_far.add(&second(at, 2000 + at).unpacked()));
         so_far
     }
 

@@ -30,7 +30,7 @@ impl Report {
                     .expect("memory takes what is written");
             };
             for second in self.finished.seconds.iter().filter(|second| second.is_measured) {
-                write(&second.latency, second.second, Duration::from_secs(1), "latency");
+                write(&second.latency.times(), second.second, Duration::from_secs(1), "latency");
             }
             for (name, times) in self.histograms() {
                 if !times.is_empty() {

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::{Report, heading};
 use crate::{
     plan::{COHORTS, Phase},
-    record::{Interval, Times, percentile},
+    record::{Second, Times, percentile},
     units::{Nanos, grouped, short},
 };
 
@@ -50,7 +50,7 @@ impl Report {
             &percentiles(&many(&|name| is_lag(name) && is_measured(name))),
         );
         // The last one may have been cut short before anything happened.
-        let is_used = |second: &&Interval| second.planned + second.answered + second.errors > 0;
+        let is_used = |second: &&Second| second.planned + second.answered + second.errors > 0;
         let last = self.finished.seconds.iter().rposition(|second| is_used(&second));
         let seconds = &self.finished.seconds[..last.map_or(0, |last| last + 1)];
         if seconds.len() > 1 {
@@ -61,7 +61,7 @@ impl Report {
                 "Each column is a second, each row a range of latency; darker is more.",
                 &heat(seconds, &marks),
             );
-            let line = |name: &'static str, value: &dyn Fn(&Interval) -> f64| {
+            let line = |name: &'static str, value: &dyn Fn(&Second) -> f64| {
                 (name, seconds.iter().map(|second| (second.second as f64, value(second))).collect::<Vec<_>>())
             };
             let mut behind = 0.0;
@@ -81,10 +81,13 @@ impl Report {
                 "Messages in each second.",
                 &over_time(&lines, &marks, &|value| grouped(value as u64)),
             );
-            let percent =
-                |percent: f64| move |second: &Interval| second.latency.value_at_percentile(percent) as f64;
-            let lines =
-                [line("p50", &percent(50.0)), line("p99", &percent(99.0)), line("max", &percent(100.0))];
+            let mut lines = [("p50", Vec::new()), ("p99", Vec::new()), ("max", Vec::new())];
+            for second in seconds {
+                let latency = second.latency.times();
+                for ((_, line), percent) in lines.iter_mut().zip([50.0, 99.0, 100.0]) {
+                    line.push((second.second as f64, latency.value_at_percentile(percent) as f64));
+                }
+            }
             section(
                 &mut body,
                 "Latency over time",
@@ -338,12 +341,10 @@ fn ticks_of_seconds(picture: &mut Picture, right: f64) {
     }
 }
 
-fn heat(seconds: &[Interval], marks: &[Mark<'_>]) -> String {
-    let used = || seconds.iter().filter(|second| !second.latency.is_empty());
-    let (Some(low), Some(high)) = (
-        used().map(|second| second.latency.min().max(1)).min(),
-        used().map(|second| second.latency.max()).max(),
-    ) else {
+fn heat(seconds: &[Second], marks: &[Mark<'_>]) -> String {
+    let all = seconds.iter().map(|second| second.latency.times()).filter(|latency| !latency.is_empty());
+    let bounds = all.map(|latency| (latency.min().max(1), latency.max()));
+    let Some((low, high)) = bounds.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1))) else {
         return String::new();
     };
     let place = scale(low, high);
@@ -351,11 +352,12 @@ fn heat(seconds: &[Interval], marks: &[Mark<'_>]) -> String {
     let width = WIDTH / seconds.len() as f64;
     for (at, second) in seconds.iter().enumerate() {
         let mut cells = [0_u64; ROWS];
-        for value in second.latency.iter_recorded() {
+        let latency = second.latency.times();
+        for value in latency.iter_recorded() {
             let row = (place(value.value_iterated_to() as f64) * (ROWS - 1) as f64) as usize;
             cells[row] += value.count_at_value();
         }
-        let most = second.latency.len().max(1) as f64;
+        let most = latency.len().max(1) as f64;
         for (row, count) in cells.iter().enumerate().filter(|(_, count)| **count > 0) {
             // One in a million is still to be seen.
             let shade = 0.15 + 0.85 * (*count as f64).ln_1p() / most.ln_1p();

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{Report, kind, schedule};
 use crate::{
     plan::{COHORTS, Kind, What},
-    record::{Ledger, Times, percentile, text},
+    record::{Ledger, Packed, Times, percentile},
     stats,
     threshold::Outcome,
 };
@@ -145,7 +145,7 @@ impl Report {
                 "answered": second.answered,
                 "errors": second.errors,
                 "lag_max_ns": second.lag_max,
-                "latency": text::encoded(&second.latency),
+                "latency": second.latency.text(),
             })
         });
         seconds.collect()
@@ -228,7 +228,7 @@ fn masked(arguments: impl Iterator<Item = String>) -> Vec<String> {
 pub(crate) struct Read {
     pub(crate) value: Value,
     /// Of the seconds that were measured.
-    pub(crate) seconds: Vec<Times>,
+    pub(crate) seconds: Vec<Packed>,
 }
 
 /// Reads a result.
@@ -240,7 +240,7 @@ pub(crate) fn read(path: &Path) -> Result<Read, String> {
     let mut seconds = Vec::new();
     for second in all.iter().filter(|second| second["measured"] == true) {
         let text = second["latency"].as_str().unwrap_or_default();
-        seconds.push(text::decoded(text).map_err(|error| named(&error))?);
+        seconds.push(Packed::try_from(text.to_owned()).map_err(|error| named(&error))?);
     }
     Ok(Read { value, seconds })
 }
@@ -264,6 +264,7 @@ mod tests {
     fn a_histogram_survives_its_text() {
         let mut times = crate::record::times();
         (1..1000).for_each(|value| times.record(value * value).unwrap());
-        assert_eq!(text::decoded(&text::encoded(&times)), Ok(times));
+        let packed = Packed::new(&times);
+        assert_eq!(Packed::try_from(packed.text().to_owned()).unwrap().times(), times);
     }
 }

@@ -11,7 +11,7 @@ use std::{fs, io, path::Path, sync::Arc};
 
 use crate::{
     plan::{COHORTS, Format, Http2, Kind, Plan, What},
-    record::{Ledger, Slot, Times},
+    record::{Ledger, Packed, Slot, Times},
     run::Finished,
     stats,
     units::{Nanos, plural, rate_text},
@@ -43,7 +43,7 @@ impl Report {
     }
 
     /// The latencies of each second that was measured.
-    pub(crate) fn measured_seconds(&self) -> Vec<Times> {
+    pub(crate) fn measured_seconds(&self) -> Vec<Packed> {
         let seconds = self.finished.seconds.iter().filter(|second| second.is_measured);
         seconds.map(|second| second.latency.clone()).collect()
     }
@@ -230,7 +230,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::{
         kernel::Counters,
-        record::{Interval, Record, times},
+        record::{Interval, Record, Second, times},
     };
 
     /// An empty run of two seconds.
@@ -253,7 +253,7 @@ pub(crate) mod tests {
     }
 
     /// A second with so many answers.
-    pub(crate) fn second(second: u64, count: u64) -> Interval {
+    pub(crate) fn second(second: u64, count: u64) -> Second {
         let mut latency = times();
         (0..count).for_each(|at| latency.record(10_000 + at * 1000).unwrap());
         Interval {
@@ -266,5 +266,6 @@ pub(crate) mod tests {
             lag_max: 0,
             is_measured: true,
         }
+        .packed()
     }
 }

@@ -245,7 +245,7 @@ impl Report {
             let rates: Vec<f64> = seconds.iter().map(|second| second.answered as f64).collect();
             let tails: Vec<f64> = seconds
                 .iter()
-                .map(|second| percentile(&second.latency, 99.0).unwrap_or_default() as f64)
+                .map(|second| percentile(&second.latency.times(), 99.0).unwrap_or_default() as f64)
                 .collect();
             let _ = writeln!(out, "  answered/s  {}   p99  {}\n", spark(&rates), spark(&tails));
         }
