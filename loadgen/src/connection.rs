@@ -216,10 +216,25 @@ struct State<S> {
 }
 
 impl<S: Scenario> Connection<S> {
+    /// With the memory that it will need, and the buffer that [`drive`](Self::drive) reads into.
     pub(crate) fn new(worker: &Worker<S>, opened: Opened<S>) -> (Rc<Self>, Vec<u8>) {
-        let Opened { number, socket, scenario, buffer } = opened;
-        let is_slow = worker.plan.is_slow(number);
-        let flights = Flights::with_room(worker.plan.room());
+        let Opened { number, socket, scenario, mut buffer } = opened;
+        let plan = &*worker.plan;
+        let is_slow = plan.is_slow(number);
+        let flights = Flights::with_room(plan.room());
+        // In a closed loop the core's buffer is read into, but of TLS.
+        if !is_slow && (plan.is_open() || socket.plain().is_none()) {
+            // Room for a whole reply, so that it is verified where it lies, and for all that may come at once if they are small.
+            let reply_max = S::reply_max(plan.sizes.max());
+            let many = reply_max.saturating_mul(plan.room());
+            let size = reply_max.max(many.clamp(BUFFER_MIN, BUFFER_MAX));
+            let held = buffer.len();
+            buffer.reserve_exact(size.saturating_sub(held));
+            // It is there from now on, and not when it is written for the first time.
+            let share = plan.share(worker.index).len().max(1);
+            buffer.resize(size.min(BUFFER_MAX).min(TOUCHED_MAX / share).max(held), 0);
+            buffer.truncate(held);
+        }
         let state = State {
             scenario,
             flights: if S::IS_ORDERED { flights } else { flights.in_any_order() },
@@ -261,7 +276,7 @@ impl<S: Scenario> Connection<S> {
     }
 
     /// Waits for replies until the server, the schedule or `worker` ends it.
-    pub(crate) async fn drive(self: Rc<Self>, worker: Rc<Worker<S>>, mut buffer: Vec<u8>) {
+    pub(crate) async fn drive(self: Rc<Self>, worker: Rc<Worker<S>>, buffer: Vec<u8>) {
         let readers = worker.readers().filter(|_| self.cohort == 0);
         let result = if let Some((readers, tcp)) = readers.zip(self.socket.plain()) {
             match readers.add(&self, tcp) {
@@ -269,14 +284,6 @@ impl<S: Scenario> Connection<S> {
                 Err(error) => Err(Fault::Own(error)),
             }
         } else if self.cohort == 0 {
-            // Room for a whole reply, so that it is verified where it lies, and for all that may come at once if they are small.
-            let reply_max = S::reply_max(worker.plan.sizes.max());
-            let many = reply_max.saturating_mul(worker.plan.room());
-            let size = reply_max.max(many.clamp(BUFFER_MIN, BUFFER_MAX));
-            // It is there from now on, and not when it is written for the first time.
-            let held = buffer.len();
-            buffer.resize(size.max(held), 0);
-            buffer.truncate(held);
             self.read_on(&worker, buffer).await
         } else {
             self.read_slowly(&worker, buffer).await
@@ -355,7 +362,7 @@ impl<S: Scenario> Connection<S> {
             shared.append(rest);
             &mut *shared
         };
-        let Some(result) = self.socket.try_read(buffer) else { return Ok(true) };
+        let result = self.socket.try_read(buffer);
         let is_drained = buffer.len() < buffer.capacity() && !is_ended;
         let result = match result {
             Ok(0) => Err(Fault::Ended),
@@ -665,6 +672,8 @@ pub(crate) fn is_wanted(fault: &Fault, is_closing: bool) -> bool {
 
 const BUFFER_MIN: usize = 1 << 10;
 const BUFFER_MAX: usize = 64 << 10;
+/// Beyond so many bytes on a core, buffers take their memory when something comes.
+const TOUCHED_MAX: usize = 32 << 20;
 /// How much of a backlog is put together at a time.
 const OUT_MAX: usize = 64 << 10;
 /// Beyond it a connection has no room for further messages.

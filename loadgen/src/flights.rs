@@ -301,16 +301,28 @@ impl Flights {
 
     /// Where a message is: its entry, and how many of that are before it.
     fn find(&self, number: u64) -> Option<(usize, u32)> {
-        let mut at = number.checked_sub(self.base)?;
+        let before = number.checked_sub(self.base)?;
+        let from = self.next.checked_sub(number).filter(|from| *from > 0)?;
         if self.is_unordered {
-            let at = usize::try_from(at).ok().filter(|at| *at < self.queue.len());
-            return at.map(|at| (at, 0));
+            return Some((before as usize, 0));
         }
-        for (index, run) in self.queue.iter().enumerate() {
-            if at < u64::from(run.count) {
-                return Some((index, at as u32));
+        // From the nearer end.
+        if before < from {
+            let mut left = before;
+            for (index, run) in self.queue.iter().enumerate() {
+                let Some(behind) = left.checked_sub(run.count.into()) else {
+                    return Some((index, left as u32));
+                };
+                left = behind;
             }
-            at -= u64::from(run.count);
+        } else {
+            let mut left = from;
+            for (index, run) in self.queue.iter().enumerate().rev() {
+                if let Some(offset) = u64::from(run.count).checked_sub(left) {
+                    return Some((index, offset as u32));
+                }
+                left -= u64::from(run.count);
+            }
         }
         None
     }
@@ -383,23 +395,31 @@ impl Flights {
     /// Gives up those that were sent and should have been before `limit`.
     pub(crate) fn expire(&mut self, limit: Nanos, mut each: impl FnMut(Flight)) {
         self.looked = self.looked.max(self.base);
-        let Some((mut index, offset)) = self.find(self.looked) else { return };
+        let Some((index, offset)) = self.find(self.looked) else { return };
         // Within an entry that has become one since.
         self.looked -= u64::from(offset);
-        while let Some(run) = self.queue.get_mut(index) {
-            let count = run.count;
+        let (mut kept, mut at) = (index, index);
+        while let Some(mut run) = self.queue.get(at).copied() {
             if run.state == State::Waiting {
                 if run.intended >= limit || run.sent == 0 {
                     break;
                 }
                 run.state = State::Expired;
-                self.waiting -= count as usize;
-                let flight = run.flight();
-                (0..count).for_each(|_| each(flight));
+                self.waiting -= run.count as usize;
+                (0..run.count).for_each(|_| each(run.flight()));
             }
-            self.looked += u64::from(count);
-            index = self.join(index) + 1;
+            self.looked += u64::from(run.count);
+            at += 1;
+            let before = kept.checked_sub(1).map(|before| &mut self.queue[before]);
+            match before.filter(|before| !self.is_unordered && before.state == run.state) {
+                Some(before) => before.count += run.count,
+                None => {
+                    self.queue[kept] = run;
+                    kept += 1;
+                }
+            }
         }
+        self.queue.drain(kept..at);
     }
 
     /// Gives up the oldest while a lot of later ones were answered, so that what was lost is not remembered for ever.

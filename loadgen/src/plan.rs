@@ -253,11 +253,12 @@ impl Plan {
         self.phases.iter().any(|phase| phase.profile.is_some())
     }
 
-    /// For how many messages under way a connection has room from the beginning: in an open loop, for what a short stall
-    /// leaves, so that memory is not taken in the midst of a measurement.
+    /// For how many entries of what is under way a connection has room from the beginning: in an open loop, for what
+    /// [half a second](STALL) without replies leaves, so that memory is not taken in the midst of a measurement. In a closed
+    /// loop messages that are sent together are one entry, and few are enough.
     pub(crate) fn room(&self) -> usize {
         if !self.is_open() {
-            return self.depth;
+            return self.depth.min(CLOSED_ROOM);
         }
         let rates = self.phases.iter().filter_map(|phase| Some(phase.profile.as_ref()?.mean()));
         let each = rates.fold(0.0, f64::max) / f64::from(self.connections.max(1));
@@ -310,6 +311,8 @@ pub(crate) const COHORTS: usize = 2;
 
 /// How long a stall may be that needs no memory.
 const STALL: Duration = Duration::from_millis(500);
+/// In a closed loop, where each connection may have thousands of messages under way.
+const CLOSED_ROOM: usize = 16;
 
 #[cfg(test)]
 pub(crate) mod tests {

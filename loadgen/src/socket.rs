@@ -91,13 +91,14 @@ impl Held {
         Self { socket, fd }
     }
 
-    /// Appends what has arrived, at most the spare capacity of `buffer`, without waiting. `Ok(0)` is the end; `None`: TLS is
-    /// read by who waits for it.
+    /// Appends what has arrived, at most the spare capacity of `buffer`, without waiting. `Ok(0)` is the end. Of TLS nothing
+    /// ever comes: it is read by who waits for it.
     #[inline]
-    pub(crate) fn try_read(&self, buffer: &mut Vec<u8>) -> Option<io::Result<usize>> {
+    pub(crate) fn try_read(&self, buffer: &mut Vec<u8>) -> io::Result<usize> {
         debug_assert!(buffer.len() < buffer.capacity(), "a read into no room looks like the end");
-        let read = rustix::net::recv(self.fd()?, spare_capacity(buffer), RecvFlags::DONTWAIT);
-        Some(read.map(|(_, count)| count).map_err(Into::into))
+        let fd = self.fd().ok_or(io::ErrorKind::WouldBlock)?;
+        let (_, count) = rustix::net::recv(fd, spare_capacity(buffer), RecvFlags::DONTWAIT)?;
+        Ok(count)
     }
 
     /// As [`Socket::try_write`].

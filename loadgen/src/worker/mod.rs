@@ -303,9 +303,11 @@ impl<S: Scenario> Worker<S> {
         let result = match self.plan.kind {
             Kind::Load => {
                 let opened = self.open_all(self.plan.share(self.index), None, &pacer).await;
-                self.start(opened.len()).await;
+                let connections: Vec<_> =
+                    opened.into_iter().map(|opened| Connection::new(&self, opened)).collect();
+                self.start(connections.len()).await;
                 begun_cpu = cpu_time();
-                self.load(opened, &pacer).await
+                self.load(connections, &pacer).await
             }
             Kind::Storm { hold, says } => {
                 self.start(0).await;

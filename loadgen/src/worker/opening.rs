@@ -16,8 +16,7 @@ use crate::{
 
 impl<S: Scenario> Worker<S> {
     /// A connection that has switched takes part.
-    pub(crate) fn join(self: &Rc<Self>, opened: Opened<S>) {
-        let (connection, buffer) = Connection::new(self, opened);
+    pub(crate) fn join(self: &Rc<Self>, (connection, buffer): (Rc<Connection<S>>, Vec<u8>)) {
         self.live.borrow_mut().push(Rc::clone(&connection));
         self.busy.set(self.busy.get() + 1);
         let orphans = std::mem::take(&mut *self.orphans.borrow_mut());
@@ -42,7 +41,7 @@ impl<S: Scenario> Worker<S> {
         loop {
             match self.attempt(number, None).await {
                 Ok(opened) => {
-                    self.join(opened);
+                    self.join(Connection::new(&self, opened));
                     break;
                 }
                 Err(fault) => self.record.borrow_mut().fault(&fault),
@@ -65,7 +64,7 @@ impl<S: Scenario> Worker<S> {
         monoio::spawn(async move {
             let opened = worker.open_all(worker.plan.share(worker.index), Some(now), &pacer).await;
             for opened in opened {
-                worker.join(opened);
+                worker.join(Connection::new(&worker, opened));
             }
             worker.busy.set(worker.busy.get() - 1);
         });

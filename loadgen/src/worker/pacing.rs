@@ -4,7 +4,7 @@ use std::{io, rc::Rc, time::Duration};
 
 use super::{CUT_TIME, Readers, Schedule, TICK, Window, Worker, grace};
 use crate::{
-    connection::{Connection, Opened},
+    connection::Connection,
     pace::{self, Pacer},
     plan::COHORTS,
     proof,
@@ -15,13 +15,17 @@ use crate::{
 
 impl<S: Scenario> Worker<S> {
     /// Messages over connections that stay.
-    pub(super) async fn load(self: &Rc<Self>, opened: Vec<Opened<S>>, pacer: &Rc<Pacer>) -> io::Result<()> {
+    pub(super) async fn load(
+        self: &Rc<Self>,
+        connections: Vec<(Rc<Connection<S>>, Vec<u8>)>,
+        pacer: &Rc<Pacer>,
+    ) -> io::Result<()> {
         if !self.plan.is_open() {
             let readers = Readers::new(self.plan.share(self.index))?;
             let readers = self.readers.get_or_init(|| Rc::new(readers));
             monoio::spawn(Rc::clone(readers).read(Rc::clone(self), Rc::clone(pacer)));
         }
-        opened.into_iter().for_each(|opened| self.join(opened));
+        connections.into_iter().for_each(|connection| self.join(connection));
         for (index, phase) in self.plan.phases.iter().enumerate() {
             if self.live.borrow().is_empty() && !self.plan.reconnects && !phase.is_storm {
                 break;
