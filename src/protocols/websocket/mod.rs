@@ -5,6 +5,7 @@
 //! | `mod.rs` | settings, and the handshake's rules (4.2) |
 //! | `origin.rs` | whose pages may connect (10.2) |
 //! | `socket.rs` | what a message handler sees |
+//! | `shared.rs` | what handler and driver have in common: bytes on their way, and who waits for what |
 //! | `batch.rs` | what has arrived in a large buffer, read at once and lent to who sends it on |
 //! | `queue.rs` | frames that wait to be sent, some of them where they arrived |
 //! | `client.rs` | the other role: connects, asks, and runs the same driver |

@@ -293,11 +293,11 @@ impl Receiver {
     /// Waits for the next part of a message, as it arrives, so that a message may be longer than there is memory.
     /// Dropping the future loses nothing.
     ///
-    /// A part has at most 64 KiB, and not more is held of a message, so [`Settings::limits`](super::Settings::limits) does not say how long one
-    /// may be. It is the connection's mode from the first call on, which had better be the handler's first: until then
-    /// messages are put together within the limits, and what there is of one is its first part, however long. A `recv`
-    /// after it puts the parts together itself: it returns a message, or what `recv_part` has left of one, within
-    /// [`message_max`](ws::Limits::message_max).
+    /// A part has at most 64 KiB, and not more is held of a message, so [`Settings::limits`](super::Settings::limits) does
+    /// not say how long one may be. It is the connection's mode from the first call on, which had better be the handler's
+    /// first: until then messages are put together within the limits, and what there is of one is its first part, however
+    /// long. A `recv` after it puts the parts together itself: it returns a message, or what `recv_part` has left of one,
+    /// within [`message_max`](ws::Limits::message_max).
     ///
     /// # Errors
     /// As [`recv`](Self::recv).
