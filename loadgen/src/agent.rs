@@ -37,6 +37,9 @@ use crate::{
     units::{Nanos, short},
 };
 
+/// The program's, and that of what is said here.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "/2");
+
 #[derive(Serialize, Deserialize)]
 enum Ask {
     Hello { version: String, token: String },
@@ -139,8 +142,8 @@ fn serve_one(stream: TcpStream, token: &str, stop: &Arc<AtomicBool>) -> io::Resu
         Ask::Hello { token: theirs, .. } if !is_same(&theirs, token) => {
             return refuse(&mut line, "the token is not mine");
         }
-        Ask::Hello { version, .. } if version != env!("CARGO_PKG_VERSION") => {
-            return refuse(&mut line, concat!("my version is ", env!("CARGO_PKG_VERSION")));
+        Ask::Hello { version, .. } if version != VERSION => {
+            return refuse(&mut line, &format!("my version is {VERSION}, and yours is {version}"));
         }
         Ask::Hello { .. } => line.send(&Say::Welcome)?,
         _ => return refuse(&mut line, "a hello comes first"),
@@ -224,6 +227,7 @@ pub(crate) fn coordinate(
             of * plan.threads
         )));
     }
+    plan.have_all_threads_work(of).map_err(io::Error::other)?;
     let mut agents = Vec::new();
     for (index, name) in names.iter().enumerate() {
         let named = |error: io::Error| io::Error::new(error.kind(), format!("agent {name}: {error}"));
@@ -262,7 +266,7 @@ fn meet(name: &str, token: &str) -> io::Result<Agent> {
     let address =
         name.to_socket_addrs()?.next().ok_or_else(|| io::Error::other("the name has no address"))?;
     let mut line = Line::new(TcpStream::connect_timeout(&address, ANSWER_TIME)?)?;
-    line.send(&Ask::Hello { version: env!("CARGO_PKG_VERSION").to_owned(), token: token.to_owned() })?;
+    line.send(&Ask::Hello { version: VERSION.to_owned(), token: token.to_owned() })?;
     match line.hear(SHORT, ANSWER_TIME)? {
         Say::Welcome => {}
         Say::Refused(why) => return Err(io::Error::other(format!("it refuses: {why}"))),

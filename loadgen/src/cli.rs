@@ -52,6 +52,7 @@ Examples:
   loadgen connect ws://127.0.0.1:8080/echo -c 10k --hold 1m";
 
 #[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one of it")]
 enum Sub {
     /// WebSocket messages to a server that sends each one back.
     Ws {
@@ -200,10 +201,10 @@ enum Sub {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "FLAGS")]
         flags: Vec<String>,
     },
-    /// Says which of two results is faster, and whether that is more than noise.
+    /// Says whether later results are faster or slower than the first, and whether that is more than noise.
     Compare {
-        /// Results that --json FILE has written.
-        #[arg(required = true, num_args = 2)]
+        /// Results that --json FILE has written, two at least.
+        #[arg(required = true, num_args = 2..)]
         results: Vec<PathBuf>,
         /// A change below this part of the value is none, in percent.
         #[arg(long, value_name = "PERCENT", default_value_t = 2.0)]
@@ -294,6 +295,9 @@ struct CommonArgs {
     /// server, one address has no ports left.
     #[arg(long, value_name = "CIDR", value_parser = sources)]
     source: Option<Sources>,
+    /// Connects there and not to the URL's host, which is still the one that is asked for: one of several servers of a name.
+    #[arg(long, value_name = "HOST:PORT")]
+    connect_to: Option<String>,
     /// What waits for the kernel: `auto` (io_uring where it is allowed, else epoll), `uring` or `epoll`.
     #[arg(long, value_name = "DRIVER", default_value = "auto", value_parser = str::parse::<Driver>)]
     driver: Driver,
@@ -318,6 +322,9 @@ struct CommonArgs {
     /// The verdict only.
     #[arg(long)]
     quiet: bool,
+    /// The percentiles of the table, such as `50,99,99.9`.
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "50,90,99,99.9,99.99", value_parser = percentile)]
+    percentiles: Vec<f64>,
     /// Writes a line for each histogram.
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
@@ -330,6 +337,9 @@ struct CommonArgs {
     /// Writes a page with curves and a heat map.
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
+    /// Says what would be done, and does nothing.
+    #[arg(long)]
+    dry_run: bool,
     /// How it goes meanwhile: on a `screen`, in a `line`, or `off`. `auto` takes what standard error is good for, and
     /// shows nothing where that is no terminal.
     #[arg(long, value_name = "WHERE", default_value = "auto", value_parser = str::parse::<Show>)]
@@ -378,6 +388,10 @@ struct LoadArgs {
     /// Connections that read slowly, such as `5%:1KB/s`; they have figures of their own.
     #[arg(long, value_name = "PART:SPEED", value_parser = slow)]
     slow_readers: Option<Slow>,
+    /// Connections that say nothing until the end, such as `50%`. Then each says one message, which has to come back; they have
+    /// figures of their own.
+    #[arg(long, value_name = "PART", default_value = "0%", value_parser = percent)]
+    idle: f64,
 }
 
 /// What is spoken, where a command may speak several protocols.
@@ -404,6 +418,19 @@ struct Http2Args {
     /// WebSockets on the streams (RFC 8441), and no requests.
     #[arg(long)]
     websocket: bool,
+}
+
+impl Http2Args {
+    /// The first flag of these that is given.
+    fn first_given(&self) -> Option<&'static str> {
+        let given = [
+            ("--prior-knowledge", self.prior_knowledge),
+            ("--streams", self.streams.is_some()),
+            ("--post", self.post),
+            ("--websocket", self.websocket),
+        ];
+        given.into_iter().find_map(|(flag, is_given)| is_given.then_some(flag))
+    }
 }
 
 /// How WebSocket is spoken.
@@ -433,6 +460,19 @@ struct WsArgs {
 }
 
 impl WsArgs {
+    /// The first flag of these that is not at its default.
+    fn first_given(&self) -> Option<&'static str> {
+        let given = [
+            ("--text", self.text),
+            ("--subprotocol", !self.subprotocol.is_empty()),
+            ("--deflate", self.deflate),
+            ("--fragment", self.fragment.is_some()),
+            ("--mask", self.mask != "random"),
+            ("--ping", self.ping.is_some()),
+        ];
+        given.into_iter().find_map(|(flag, is_given)| is_given.then_some(flag))
+    }
+
     fn how(self) -> WebSocket {
         WebSocket {
             is_text: self.text,
@@ -451,6 +491,9 @@ impl WsArgs {
 
 /// A plan over HTTP/2.
 fn to_http2(common: CommonArgs, mut load: LoadArgs, ws: WsArgs, http2: Http2Args) -> Result<Plan, String> {
+    if let Some(flag) = ws.first_given().filter(|_| !http2.websocket) {
+        return Err(format!("{flag} is for WebSockets: add --websocket"));
+    }
     let is_open = load.rate.is_some_and(|rate| rate > 0.0) || load.profile.is_some();
     let stamp = if ws.text { 24 } else { 12 };
     let websocket = http2.websocket.then(|| ws.how());
@@ -518,16 +561,27 @@ fn label(text: &str) -> Result<(String, String), String> {
     Ok((name.to_owned(), value.to_owned()))
 }
 
+fn percentile(text: &str) -> Result<f64, String> {
+    let percent = text.trim().trim_start_matches('p').parse::<f64>().ok();
+    percent
+        .filter(|percent| (0.0..100.0).contains(percent))
+        .ok_or_else(|| "a percentile is from 0 to less than 100, such as 99.9".to_owned())
+}
+
+/// A part of all, from 0 to 1.
+fn percent(text: &str) -> Result<f64, String> {
+    let part = text.strip_suffix('%').and_then(|part| part.parse::<f64>().ok());
+    part.filter(|part| (0.0..=100.0).contains(part))
+        .map(|part| part / 100.0)
+        .ok_or_else(|| "a part is such as 50%".to_owned())
+}
+
 fn slow(text: &str) -> Result<Slow, String> {
     let hint = "slow readers are such as 5%:1KB/s";
     let (part, speed) = text.split_once(':').ok_or(hint)?;
-    let part: f64 = part.strip_suffix('%').and_then(|part| part.parse().ok()).ok_or(hint)?;
+    let part = percent(part).map_err(|_| hint)?;
     let bytes_a_second = crate::units::size(speed.strip_suffix("/s").unwrap_or(speed))?;
-    if (0.0..=100.0).contains(&part) && bytes_a_second > 0 {
-        Ok(Slow { part: part / 100.0, bytes_a_second })
-    } else {
-        Err(hint.into())
-    }
+    if bytes_a_second > 0 { Ok(Slow { part, bytes_a_second }) } else { Err(hint.into()) }
 }
 
 /// Reads a field from the command line.
@@ -639,15 +693,27 @@ fn to_command(cli: Cli) -> Result<Command, clap::Error> {
         }
         Sub::Storm { common, websocket, over, hold } => {
             let kind = Kind::Storm { hold, says: true };
+            at_fixed_times(&common).map_err(invalid)?;
+            if over != Over::Ws
+                && let Some(flag) = websocket.first_given()
+            {
+                return Err(invalid(format!("{flag} is for --over ws")));
+            }
             let what = match over {
                 Over::Ws => websocket.what(),
-                Over::H2c => What::Http2(Http2 { streams: 1, ..Http2::default() }),
+                // With TLS, ALPN is what settles it.
+                Over::H2c => What::Http2(Http2 {
+                    has_prior_knowledge: common.url.url.is_secure(),
+                    streams: 1,
+                    ..Http2::default()
+                }),
                 Over::Echo => What::Echo,
             };
             to_plan(common, kind, what, vec![closed("storm")]).map_err(invalid)?
         }
         Sub::Connect { common, websocket, hold } => {
             let kind = Kind::Storm { hold, says: false };
+            at_fixed_times(&common).map_err(invalid)?;
             to_plan(common, kind, websocket.what(), vec![closed("connect")]).map_err(invalid)?
         }
         Sub::Fanout { mut common, websocket, senders, receivers, rate, duration } => {
@@ -695,6 +761,12 @@ fn to_command(cli: Cli) -> Result<Command, clap::Error> {
                     "the search chooses the rate: leave out -r, --profile and -n".to_owned(),
                 ));
             }
+            of_one_run(&common, "search").map_err(invalid)?;
+            if !common.threshold.is_empty() {
+                return Err(invalid(
+                    "the search has promises of its own: say --slo instead of --threshold".into(),
+                ));
+            }
             if !(min > 0.0 && min <= max && precision > 0.0) {
                 return Err(invalid("0 < --min <= --max, and 0 < --precision".to_owned()));
             }
@@ -715,6 +787,7 @@ fn to_command(cli: Cli) -> Result<Command, clap::Error> {
             })));
         }
         Sub::Ab { common, load, websocket, http2, scenario, a, b, pairs, practical } => {
+            of_one_run(&common, "ab").map_err(invalid)?;
             let plan = to_scenario(scenario, common, load, websocket, http2).map_err(invalid)?;
             return Ok(Command::Ab(Box::new(Ab { plan, sides: [a, b], pairs, practical })));
         }
@@ -734,6 +807,33 @@ fn to_command(cli: Cli) -> Result<Command, clap::Error> {
     }
 }
 
+/// What describes one run has no place where there are several.
+fn of_one_run(common: &CommonArgs, command: &str) -> Result<(), String> {
+    let given = [
+        ("--csv", common.csv.is_some()),
+        ("--hlog", common.hlog.is_some()),
+        ("--hgrm", common.hgrm.is_some()),
+        ("--html", common.html.is_some()),
+        ("--server-pid", common.server_pid.is_some()),
+        ("--dry-run", common.dry_run),
+        ("--connect-to", common.connect_to.is_some() && command == "ab"),
+    ];
+    match given.into_iter().find(|(_, is_given)| *is_given) {
+        Some((flag, _)) => Err(format!(
+            "{flag} is for one run, and `loadgen {command}` makes many; its own result is there with --json FILE"
+        )),
+        None => Ok(()),
+    }
+}
+
+/// Connections are opened at equal distances.
+fn at_fixed_times(common: &CommonArgs) -> Result<(), String> {
+    match common.arrival {
+        Arrival::Fixed => Ok(()),
+        _ => Err("--arrival is for messages; connections are opened at equal distances (--conn-rate)".into()),
+    }
+}
+
 /// A plan for messages over one of several protocols.
 fn to_scenario(
     scenario: Over,
@@ -742,6 +842,12 @@ fn to_scenario(
     websocket: WsArgs,
     http2: Http2Args,
 ) -> Result<Plan, String> {
+    if let Some(flag) = http2.first_given().filter(|_| scenario != Over::H2c) {
+        return Err(format!("{flag} is for --scenario h2c"));
+    }
+    if let Some(flag) = websocket.first_given().filter(|_| scenario == Over::Echo) {
+        return Err(format!("{flag} is for --scenario ws"));
+    }
     match scenario {
         Over::Ws => to_load(common, load, websocket.what()),
         Over::H2c => to_http2(common, load, websocket, http2),
@@ -838,6 +944,13 @@ fn to_load(common: CommonArgs, load: LoadArgs, what: What) -> Result<Plan, Strin
     plan.timeout = load.timeout;
     plan.reconnects = load.reconnect == "immediate";
     plan.slow = load.slow_readers;
+    plan.idle = load.idle;
+    if plan.idle + plan.slow.map_or(0.0, |slow| slow.part) >= 1.0 && plan.idle > 0.0 {
+        return Err(
+            "nobody is left to say anything: --idle and --slow-readers have to be less than 100 %".into()
+        );
+    }
+    plan.have_all_threads_work(1)?;
     Ok(plan)
 }
 
@@ -846,6 +959,11 @@ const WARMUP: Duration = Duration::from_millis(500);
 const DEPTH_MAX: u32 = 65_536;
 
 fn to_plan(common: CommonArgs, kind: Kind, what: What, phases: Vec<Phase>) -> Result<Plan, String> {
+    if let Some(place) = &common.connect_to
+        && !place.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+    {
+        return Err("--connect-to is a host and a port, such as 127.0.0.1:8080 or [::1]:8080".into());
+    }
     let mut headers = common.headers;
     if let Some(who) = &common.auth {
         headers.push(auth(who)?);
@@ -865,7 +983,7 @@ fn to_plan(common: CommonArgs, kind: Kind, what: What, phases: Vec<Phase>) -> Re
     Ok(Plan {
         kind,
         what,
-        target: common.url,
+        target: common.url.at(common.connect_to),
         connections: common.connections,
         part: Part::WHOLE,
         connection_rate: common.conn_rate.filter(|rate| *rate > 0.0),
@@ -887,6 +1005,7 @@ fn to_plan(common: CommonArgs, kind: Kind, what: What, phases: Vec<Phase>) -> Re
         driver: common.driver,
         sources: common.source.unwrap_or_default(),
         slow: None,
+        idle: 0.0,
         reconnects: false,
         server_pid: common.server_pid,
         seed: common.seed.unwrap_or_else(|| RandomState::new().hash_one(0) >> 32),
@@ -899,6 +1018,8 @@ fn to_plan(common: CommonArgs, kind: Kind, what: What, phases: Vec<Phase>) -> Re
             hlog: common.hlog,
             hgrm: common.hgrm,
             html: common.html,
+            is_dry: common.dry_run,
+            percentiles: common.percentiles,
             progress: if common.no_progress { Show::Off } else { common.progress },
         },
         labels: common.label,
@@ -966,6 +1087,19 @@ mod tests {
             ("ws ws://h/ -A me", "USER:PASSWORD"),
             ("ws ws://h/ --threshold p99(x)<1ms", "response"),
             ("ws ws://h/ --slow-readers 5", "5%:1KB/s"),
+            ("ws ws://h/ --idle 5", "50%"),
+            ("ws ws://h/ --percentiles 50,100", "less than 100"),
+            ("ws ws://h/ --connect-to h", "127.0.0.1:8080"),
+            ("ws ws://h/ --idle 60% --slow-readers 40%:1KB/s", "nobody is left"),
+            ("ws ws://h/ -c 10 -t 2 --idle 90%", "not idle"),
+            ("h2c http://h/ --deflate", "--websocket"),
+            ("search http://h/ --slo p99<1s --scenario echo --text", "--scenario ws"),
+            ("ab --a ws://h/ --b ws://h/ --post", "--scenario h2c"),
+            ("storm ws://h/ --over echo --deflate", "--over ws"),
+            ("storm ws://h/ --arrival poisson", "equal distances"),
+            ("search ws://h/ --slo p99<1s --threshold p50<1s", "--slo instead"),
+            ("search ws://h/ --slo p99<1s --html a.html", "one run"),
+            ("ab --a ws://h/ --b ws://h/ --csv a.csv", "one run"),
             ("ws ws://h/ --source 127.0.0.0/2", "127.0.0.0/24"),
             ("ws ws://h/ --subprotocol a,b", "token"),
         ] {

@@ -7,27 +7,39 @@ use std::{
     time::Duration,
 };
 
-use base64::{Engine, engine::general_purpose::STANDARD};
 use hdrhistogram::serialization::{
-    Deserializer, V2DeflateSerializer,
+    V2DeflateSerializer,
     interval_log::{IntervalLogIterator, IntervalLogWriterBuilder, LogEntry, Tag},
 };
 
 use crate::{
     content::Random,
-    record::{Packed, Times, times},
+    record::{Packed, Times, text, times},
     report,
     stats::{Blocks, middle},
     units::{Nanos, short},
 };
 
-/// For each percentile, the second result against the first, with an interval of the difference by the block bootstrap.
+/// For each percentile, the later results against the first, with an interval of the difference by the block bootstrap.
 ///
 /// "Different" takes both: an interval without 0, and a change of at least `practical` percent.
 pub(crate) fn compare(results: &[PathBuf], practical: f64) -> io::Result<String> {
-    let [a, b] = [&results[0], &results[1]].map(|path| report::read(path).map_err(io::Error::other));
+    let (first, others) = results.split_first().expect("the command line has two at least");
+    let mut out = String::new();
+    for other in others {
+        if others.len() > 1 {
+            out += &format!("{} -> {}\n", first.display(), other.display());
+        }
+        out += &compare_two(first, other, practical)?;
+    }
+    out.push_str("  A difference is one that 95 % of resampled runs show, and that is large enough to matter. One pair of runs can\n  still differ by luck of their start: `loadgen ab` repeats it in alternation.\n");
+    Ok(out)
+}
+
+fn compare_two(first: &Path, second: &Path, practical: f64) -> io::Result<String> {
+    let [a, b] = [first, second].map(|path| report::read(path).map_err(io::Error::other));
     let (a, b) = (a?, b?);
-    for (path, read) in results.iter().zip([&a, &b]) {
+    for (path, read) in [(first, &a), (second, &b)] {
         let verdict = read.value["verdict"].as_str().unwrap_or("?");
         if verdict != "VALID" && verdict != "DEGRADED" {
             return Err(io::Error::other(format!(
@@ -43,7 +55,23 @@ pub(crate) fn compare(results: &[PathBuf], practical: f64) -> io::Result<String>
             )));
         }
     }
-    for key in ["scenario", "kind", "loop", "rate", "connections", "depth", "size", "text"] {
+    for key in [
+        "scenario",
+        "kind",
+        "description",
+        "loop",
+        "rate",
+        "arrival",
+        "connections",
+        "idle",
+        "depth",
+        "sizes",
+        "text",
+        "verify",
+        "secure",
+        "options",
+        "threads",
+    ] {
         let (one, other) = (&a.value["plan"][key], &b.value["plan"][key]);
         if one != other {
             return Err(io::Error::other(format!(
@@ -54,7 +82,6 @@ pub(crate) fn compare(results: &[PathBuf], practical: f64) -> io::Result<String>
     let changes = changes(&[a.seconds], &[b.seconds], practical, ROUNDS);
     let mut out = changes.iter().map(Change::line).collect::<String>();
     out.push_str(conclusion(&changes));
-    out.push_str("  A difference is one that 95 % of resampled runs show, and that is large enough to matter. One pair of runs can\n  still differ by luck of their start: `loadgen ab` repeats it in alternation.\n");
     Ok(out)
 }
 
@@ -181,7 +208,7 @@ pub(crate) const ROUNDS: usize = 2000;
 
 /// Adds up the histograms of the same name and the same second.
 pub(crate) fn merge(logs: &[PathBuf], output: &Path) -> io::Result<String> {
-    let mut sums: BTreeMap<(String, u64, u64), Times> = BTreeMap::new();
+    let mut sums: BTreeMap<(String, u64), (Times, Duration)> = BTreeMap::new();
     for path in logs {
         let wrong = |what: &dyn std::fmt::Display| io::Error::other(format!("{}: {what}", path.display()));
         let log = fs::read(path).map_err(|error| wrong(&error))?;
@@ -191,16 +218,13 @@ pub(crate) fn merge(logs: &[PathBuf], output: &Path) -> io::Result<String> {
             else {
                 continue;
             };
-            let bytes = STANDARD.decode(interval.encoded_histogram()).map_err(|error| wrong(&error))?;
-            let read: Times =
-                Deserializer::new().deserialize(&mut bytes.as_slice()).map_err(|error| wrong(&error))?;
-            if read.sigfig() != times().sigfig() {
-                return Err(wrong(&"its histograms have another precision"));
-            }
+            let read = text::read(interval.encoded_histogram()).map_err(|error| wrong(&error))?;
             let tag = interval.tag().map_or("", |tag| tag.as_str()).to_owned();
-            let key =
-                (tag, interval.start_timestamp().as_millis() as u64, interval.duration().as_millis() as u64);
-            sums.entry(key).or_insert_with(times).add(&read).map_err(|error| wrong(&error))?;
+            // Runs of the same plan are not of the same length to the millisecond: what begins together is one.
+            let key = (tag, interval.start_timestamp().as_millis() as u64);
+            let (sum, length) = sums.entry(key).or_insert_with(|| (times(), Duration::ZERO));
+            sum.add(&read).map_err(|error| wrong(&error))?;
+            *length = interval.duration().max(*length);
             count += 1;
         }
         if count == 0 {
@@ -219,13 +243,13 @@ pub(crate) fn merge(logs: &[PathBuf], output: &Path) -> io::Result<String> {
             ))
             .with_max_value_divisor(1_000_000.0)
             .begin_log_with(&mut written, &mut serializer)?;
-        for ((tag, start, length), times) in &sums {
-            let (start, length) = (Duration::from_millis(*start), Duration::from_millis(*length));
-            log.write_histogram(times, start, length, Tag::new(tag)).map_err(failed)?;
+        for ((tag, start), (times, length)) in &sums {
+            log.write_histogram(times, Duration::from_millis(*start), *length, Tag::new(tag))
+                .map_err(failed)?;
         }
     }
     fs::write(output, written)?;
-    let samples: u64 = sums.values().map(Times::len).sum();
+    let samples: u64 = sums.values().map(|(times, _)| times.len()).sum();
     Ok(format!("{} histograms of {} logs, {samples} samples\n", sums.len(), logs.len()))
 }
 
@@ -315,8 +339,7 @@ mod tests {
             Ok(LogEntry::Interval(interval)) => Some(interval),
             _ => None,
         });
-        let bytes = STANDARD.decode(entry.unwrap().encoded_histogram()).unwrap();
-        let merged: Times = Deserializer::new().deserialize(&mut bytes.as_slice()).unwrap();
+        let merged = text::read(entry.unwrap().encoded_histogram()).unwrap();
         assert_eq!(merged, single);
         let (p999, true_one) = (merged.value_at_quantile(0.999) as f64, values[7991] as f64);
         assert!((p999 / true_one - 1.0).abs() < 0.005, "{p999} {true_one}");

@@ -22,7 +22,7 @@ use crate::{
     content::{Content, Random},
     fault::Fault,
     flights::{Flight, Flights, Reply, Verify},
-    plan::COHORTS,
+    plan::Cohort,
     record::Record,
     scenario::{self, Scenario, Sink},
     socket::{Held, Socket, Tcp},
@@ -37,6 +37,8 @@ pub(crate) struct Opened<S> {
     pub(crate) scenario: S,
     /// The buffer of its reads, with what came behind the 101.
     pub(crate) buffer: Vec<u8>,
+    /// The phase that has opened all connections again, if this is one of those.
+    pub(crate) storm: Option<usize>,
 }
 
 /// Connects, asks for the switch, and verifies the answer. Whoever drops this gives the connection up.
@@ -48,6 +50,7 @@ pub(crate) async fn open<S: Scenario>(
     intended: Option<Nanos>,
 ) -> Result<Opened<S>, Fault> {
     let plan = &*worker.plan;
+    let storm = worker.storm_phase().filter(|_| intended.is_some());
     let begun = worker.now();
     let mut random = Random::new(plan.seed ^ (u64::from(number) + 1) << 32);
     let own = |unfit| Fault::Own(io::Error::other(unfit));
@@ -61,13 +64,13 @@ pub(crate) async fn open<S: Scenario>(
         None => None,
     };
     let source = source(&plan.sources, number);
-    let slow = plan.is_slow(number).then_some(SLOW_BUFFER);
+    let slow = (plan.cohort(number) == Cohort::Slow).then_some(SLOW_BUFFER);
     let tcp = Tcp::connect(worker.address, source, slow).await.map_err(Fault::Connect)?;
     let mut connected = worker.now();
     if let Some(intended) = intended {
-        worker.record.borrow_mut().opening.lag.saturating_record(begun.saturating_sub(intended));
+        worker.opening(storm).lag.saturating_record(begun.saturating_sub(intended));
     }
-    worker.record.borrow_mut().opening.tcp.saturating_record(connected - begun);
+    worker.opening(storm).tcp.saturating_record(connected - begun);
     let socket = match &worker.shared.connector {
         None => Socket::Tcp(tcp),
         Some(connector) => {
@@ -79,7 +82,7 @@ pub(crate) async fn open<S: Scenario>(
                 return Err(Fault::NoAlpn);
             }
             let since = std::mem::replace(&mut connected, worker.now());
-            worker.record.borrow_mut().opening.tls.saturating_record(connected - since);
+            worker.opening(storm).tls.saturating_record(connected - since);
             Socket::Tls(tls)
         }
     };
@@ -91,7 +94,7 @@ pub(crate) async fn open<S: Scenario>(
     };
     let switched_at = worker.now();
     if switched.is_some() {
-        worker.record.borrow_mut().opening.upgrade.saturating_record(switched_at - connected);
+        worker.opening(storm).upgrade.saturating_record(switched_at - connected);
     }
     let mut scenario = S::new(plan, switched.as_ref(), random, &worker.contexts, &worker.content)?;
     let mut out = Vec::new();
@@ -109,12 +112,12 @@ pub(crate) async fn open<S: Scenario>(
         is_settled = scenario.settle(&mut buffer, &mut out)?;
     }
     let now = worker.now();
-    let mut record = worker.record.borrow_mut();
+    let mut opening = worker.opening(storm);
     if settles {
-        record.opening.settle.saturating_record(now - switched_at);
+        opening.settle.saturating_record(now - switched_at);
     }
-    record.opening.ready.saturating_record(now.saturating_sub(intended.unwrap_or(begun)));
-    Ok(Opened { number, socket: Rc::new(socket), scenario, buffer })
+    opening.ready.saturating_record(now.saturating_sub(intended.unwrap_or(begun)));
+    Ok(Opened { number, socket: Rc::new(socket), scenario, buffer, storm })
 }
 
 /// Asks for the switch, and reads the answer; what has come behind it is left in `buffer`.
@@ -196,8 +199,9 @@ pub(crate) struct Connection<S> {
     closing: Cell<Option<Nanos>>,
     /// It is cut once nothing is under way.
     is_leaving: Cell<bool>,
-    /// Which of a phase's slots is ours.
-    cohort: u16,
+    cohort: Cohort,
+    /// The phase in which it was opened with all others.
+    storm: Option<usize>,
     /// The begin of a reply whose rest has not come, where the core's buffer is read into.
     rest: RefCell<Vec<u8>>,
     /// What has ended it, if its own task does not read.
@@ -213,27 +217,40 @@ struct State<S> {
     /// How many messages in `unsent` the pacer has put there and not sent yet.
     fresh: usize,
     is_first: bool,
+    /// An idle one has said its message.
+    has_spoken: bool,
 }
 
 impl<S: Scenario> Connection<S> {
-    /// With the memory that it will need, and the buffer that [`drive`](Self::drive) reads into.
+    /// With room for what will be under way, and the buffer that [`drive`](Self::drive) reads into.
     pub(crate) fn new(worker: &Worker<S>, opened: Opened<S>) -> (Rc<Self>, Vec<u8>) {
-        let Opened { number, socket, scenario, mut buffer } = opened;
+        let Opened { number, socket, scenario, mut buffer, storm } = opened;
         let plan = &*worker.plan;
-        let is_slow = plan.is_slow(number);
-        let flights = Flights::with_room(plan.room());
-        // In a closed loop the core's buffer is read into, but of TLS.
-        if !is_slow && (plan.is_open() || socket.plain().is_none()) {
+        let cohort = plan.cohort(number);
+        // Where replies come in any order, each message is an entry of its own.
+        let are_single = plan.is_open() || !S::IS_ORDERED;
+        let entries = if are_single { plan.at_once() } else { plan.at_once().min(RUNS) };
+        let share = TOUCHED_MAX / plan.share(worker.index).len().max(1);
+        let flights = Flights::with_room(match cohort {
+            Cohort::Idle => 1,
+            _ => entries.min(share / Flights::ENTRY),
+        });
+        // Plain connections of a closed loop are read into the core's buffer; all others have their own.
+        if cohort != Cohort::Slow && (plan.is_open() || socket.plain().is_none()) {
             // Room for a whole reply, so that it is verified where it lies, and for all that may come at once if they are small.
             let reply_max = S::reply_max(plan.sizes.max());
-            let many = reply_max.saturating_mul(plan.room());
-            let size = reply_max.max(many.clamp(BUFFER_MIN, BUFFER_MAX));
+            let many = reply_max.saturating_mul(plan.at_once());
+            let size = match cohort {
+                Cohort::Idle => reply_max.min(BUFFER_MAX),
+                _ => reply_max.max(many.clamp(BUFFER_MIN, BUFFER_MAX)),
+            };
             let held = buffer.len();
             buffer.reserve_exact(size.saturating_sub(held));
-            // It is there from now on, and not when it is written for the first time.
-            let share = plan.share(worker.index).len().max(1);
-            buffer.resize(size.min(BUFFER_MAX).min(TOUCHED_MAX / share).max(held), 0);
-            buffer.truncate(held);
+            if !worker.has_begun() {
+                // It is there from now on, and not when it is written for the first time.
+                buffer.resize(size.min(BUFFER_MAX).min(share).max(held), 0);
+                buffer.truncate(held);
+            }
         }
         let state = State {
             scenario,
@@ -242,6 +259,7 @@ impl<S: Scenario> Connection<S> {
             unsent: Unsent::default(),
             fresh: 0,
             is_first: true,
+            has_spoken: false,
         };
         let connection = Self {
             number,
@@ -250,7 +268,8 @@ impl<S: Scenario> Connection<S> {
             waiting: RefCell::new(None),
             closing: Cell::new(None),
             is_leaving: Cell::new(false),
-            cohort: u16::from(is_slow),
+            cohort,
+            storm,
             rest: RefCell::default(),
             fault: RefCell::default(),
         };
@@ -277,13 +296,13 @@ impl<S: Scenario> Connection<S> {
 
     /// Waits for replies until the server, the schedule or `worker` ends it.
     pub(crate) async fn drive(self: Rc<Self>, worker: Rc<Worker<S>>, buffer: Vec<u8>) {
-        let readers = worker.readers().filter(|_| self.cohort == 0);
+        let readers = worker.readers().filter(|_| self.cohort != Cohort::Slow);
         let result = if let Some((readers, tcp)) = readers.zip(self.socket.plain()) {
             match readers.add(&self, tcp) {
                 Ok(_reader) => self.be_read(&worker, buffer).await,
                 Err(error) => Err(Fault::Own(error)),
             }
-        } else if self.cohort == 0 {
+        } else if self.cohort != Cohort::Slow {
             self.read_on(&worker, buffer).await
         } else {
             self.read_slowly(&worker, buffer).await
@@ -405,7 +424,8 @@ impl<S: Scenario> Connection<S> {
     /// Everything between two reads: all replies that have come, then, in one write, all messages that may follow.
     fn turn(&self, worker: &Worker<S>, buffer: &mut Vec<u8>) -> Result<(), Fault> {
         let now = worker.now();
-        let State { scenario, flights, backlog, unsent, is_first, .. } = &mut *self.state.borrow_mut();
+        let State { scenario, flights, backlog, unsent, is_first, has_spoken, .. } =
+            &mut *self.state.borrow_mut();
         let mut record = worker.record.borrow_mut();
         let out = &mut *worker.out.borrow_mut();
         out.clear();
@@ -419,6 +439,8 @@ impl<S: Scenario> Connection<S> {
             now,
             is_first,
             alike: None,
+            is_idle: self.cohort == Cohort::Idle,
+            storm: self.storm,
             until: |slot: u16| worker.until(slot),
             is_open: |slot: u16| worker.is_open(slot),
         };
@@ -445,26 +467,37 @@ impl<S: Scenario> Connection<S> {
             flights.sent(resent, sent, |flight| record.sent_as_planned(flight));
         }
         if self.closing.get().is_none() && backlog.is_empty() {
-            match worker.draw(room, now) {
-                Draw::Nothing => {}
-                Draw::Messages { count, phase } => {
-                    let slot = (phase * COHORTS) as u16 + self.cohort;
-                    let first = flights.next();
-                    for sequence in first..first + count as u64 {
-                        append(scenario, worker, self.number, sequence, out);
+            let is_idle = self.cohort == Cohort::Idle;
+            let due = match worker.draw(if is_idle { 0 } else { room }, now) {
+                Draw::Nothing => None,
+                Draw::Messages { count, phase } => Some((count, self.cohort.slot(phase))),
+                Draw::Finish if is_idle && !*has_spoken && !worker.is_stopped() => {
+                    *has_spoken = true;
+                    Some((1, worker.plan.idle_slot()))
+                }
+                Draw::Finish => {
+                    if flights.waiting() == 0 {
+                        self.say_goodbye(scenario, out, now);
                     }
-                    scenario.flush(out);
-                    // They were meant for no other time.
-                    let sent = worker.now();
-                    flights.push(count, sent, sent, slot);
-                    let ledger = &mut record.slots[usize::from(slot)].ledger;
-                    ledger.planned += count as u64;
-                    ledger.sent += count as u64;
+                    None
+                }
+            };
+            if let Some((count, slot)) = due {
+                let first = flights.next();
+                for sequence in first..first + count as u64 {
+                    append(scenario, worker, self.number, sequence, out);
+                }
+                scenario.flush(out);
+                // They were meant for no other time.
+                let sent = worker.now();
+                flights.push(count, sent, sent, slot);
+                let ledger = &mut record.slots[usize::from(slot)].ledger;
+                ledger.planned += count as u64;
+                ledger.sent += count as u64;
+                if !is_idle {
                     record.interval.planned += count as u64;
                     record.interval.sent += count as u64;
                 }
-                Draw::Finish if flights.waiting() == 0 => self.say_goodbye(scenario, out, now),
-                Draw::Finish => {}
             }
         }
         if !out.is_empty() || !unsent.is_empty() {
@@ -493,7 +526,7 @@ impl<S: Scenario> Connection<S> {
     /// if this says so.
     #[inline]
     pub(crate) fn release(&self, worker: &Worker<S>, intended: Nanos, phase: usize, now: Nanos) -> bool {
-        let slot = (phase * COHORTS) as u16 + self.cohort;
+        let slot = self.cohort.slot(phase);
         let State { scenario, flights, backlog, unsent, fresh, .. } = &mut *self.state.borrow_mut();
         let has_room =
             flights.waiting() < worker.plan.depth && unsent.len() < UNSENT_MAX && backlog.is_empty();
@@ -512,7 +545,7 @@ impl<S: Scenario> Connection<S> {
 
     /// Takes over a message that no connection was there for.
     pub(crate) fn adopt(&self, intended: Nanos, phase: usize) {
-        self.state.borrow_mut().backlog.push_back((intended, (phase * COHORTS) as u16));
+        self.state.borrow_mut().backlog.push_back((intended, Cohort::Active.slot(phase)));
     }
 
     /// Whether its end is our own will.
@@ -520,9 +553,9 @@ impl<S: Scenario> Connection<S> {
         self.closing.get().is_some()
     }
 
-    /// Which of a phase's slots is its own.
+    /// Whom it is counted with.
     #[inline]
-    pub(crate) fn cohort(&self) -> u16 {
+    pub(crate) fn cohort(&self) -> Cohort {
         self.cohort
     }
 
@@ -548,7 +581,8 @@ impl<S: Scenario> Connection<S> {
 
     /// What its messages' time is up for, and what was lost.
     pub(crate) fn look_after(&self, worker: &Worker<S>, now: Nanos) {
-        let State { flights, .. } = &mut *self.state.borrow_mut();
+        let mut state = self.state.borrow_mut();
+        let State { flights, .. } = &mut *state;
         let mut record = worker.record.borrow_mut();
         if let Some(timeout) = worker.timeout {
             flights.expire(now.saturating_sub(timeout), |flight| {
@@ -560,6 +594,9 @@ impl<S: Scenario> Connection<S> {
             let is_open = worker.is_open(flight.slot);
             record.unanswered(&flight, worker.given_up_at(now), is_open, true);
         });
+        if self.is_leaving.get() {
+            self.abort_if_done(&state);
+        }
     }
 
     /// Sends a sign of life.
@@ -638,7 +675,9 @@ impl<S: Scenario> Connection<S> {
     /// Accounts for what is left when the connection is over.
     fn settle(&self, worker: &Worker<S>, result: Result<(), Fault>) {
         let now = worker.now();
-        let State { flights, backlog, .. } = &mut *self.state.borrow_mut();
+        let State { flights, backlog, has_spoken, .. } = &mut *self.state.borrow_mut();
+        // It was looked at for the last time.
+        *has_spoken = true;
         let mut record = worker.record.borrow_mut();
         let given_up_at = worker.given_up_at(now);
         for (flight, is_lost) in flights.drain() {
@@ -650,7 +689,7 @@ impl<S: Scenario> Connection<S> {
         if let Some(begun) = self.closing.get()
             && !worker.is_cut.get()
         {
-            record.opening.close.saturating_record(now - begun);
+            record.opening_of(self.storm).close.saturating_record(now - begun);
         }
         let Err(fault) = result else { return };
         if !is_wanted(&fault, self.closing.get().is_some() || worker.is_cut.get()) {
@@ -672,7 +711,9 @@ pub(crate) fn is_wanted(fault: &Fault, is_closing: bool) -> bool {
 
 const BUFFER_MIN: usize = 1 << 10;
 const BUFFER_MAX: usize = 64 << 10;
-/// Beyond so many bytes on a core, buffers take their memory when something comes.
+/// For so many entries of what is under way there is room where what was sent together is one of them.
+const RUNS: usize = 16;
+/// Beyond so many bytes on a core, buffers take their memory when something comes; and so does what is under way.
 const TOUCHED_MAX: usize = 32 << 20;
 /// How much of a backlog is put together at a time.
 const OUT_MAX: usize = 64 << 10;
@@ -701,6 +742,9 @@ struct Replies<'a, U, O> {
     /// One of the messages that were answered and not counted yet, and how many there are: they were sent together, so all
     /// of them have taken the same time.
     alike: Option<(Flight, u64)>,
+    /// It says one message, which is no part of what goes on in a second.
+    is_idle: bool,
+    storm: Option<usize>,
     until: U,
     is_open: O,
 }
@@ -737,7 +781,9 @@ impl<U: Fn(u16) -> Nanos, O: Fn(u16) -> bool> Replies<'_, U, O> {
 
     #[inline]
     fn count_these(&mut self, alike: Option<(Flight, u64)>) {
-        if let Some((flight, count)) = alike {
+        if let Some((flight, _)) = alike.filter(|_| self.is_idle) {
+            self.record.idle_answered(&flight, self.now);
+        } else if let Some((flight, count)) = alike {
             let (until, is_open) = ((self.until)(flight.slot), (self.is_open)(flight.slot));
             self.record.answered(&flight, count, self.now, until, is_open);
         }
@@ -756,15 +802,13 @@ impl<U: Fn(u16) -> Nanos, O: Fn(u16) -> bool> Replies<'_, U, O> {
                 }
                 if *self.is_first {
                     *self.is_first = false;
-                    self.record.opening.first.saturating_record(self.now - flight.sent);
+                    let first = &mut self.record.opening_of(self.storm).first;
+                    first.saturating_record(self.now - flight.sent);
                 }
             }
             Reply::Wrong(flight, wrong) => self.record.wrong(&flight, self.now, wrong),
             Reply::Late => self.record.late += 1,
-            Reply::Duplicate => {
-                self.record.duplicates += 1;
-                self.record.error("duplicate-reply".into(), &"a second reply to the same message");
-            }
+            Reply::Duplicate => self.record.duplicate(&"a second reply to the same message"),
             Reply::Surplus => return Err(Fault::Surplus),
         }
         Ok(())

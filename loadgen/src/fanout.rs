@@ -149,7 +149,7 @@ pub(crate) async fn run<S: Scenario>(
         if !is_sender {
             heard.borrow_mut().receivers += 1;
         }
-        let Opened { number, socket, scenario, buffer } = opened;
+        let Opened { number, socket, scenario, buffer, .. } = opened;
         let scenario = Rc::new(std::cell::RefCell::new(scenario));
         if is_sender {
             sending.push((number, Rc::clone(&socket), Rc::clone(&scenario)));
@@ -307,12 +307,12 @@ impl<S: Scenario> Sink for Ear<'_, S> {
         let Some((sender, sequence)) = stamp.filter(|(sender, sequence)| {
             *sender < self.senders && is_right_type && worker.content.is_message(*sender, *sequence, payload)
         }) else {
-            record.error("wrong-content".into(), &"a message that no sender has sent");
+            record.stray("wrong-content", &"a message that no sender has sent");
             return Ok(());
         };
         let index = sequence as usize * self.senders as usize + sender as usize;
         let Some((intended, sent)) = SENT.get().and_then(|all| all.get(index)) else {
-            record.error("wrong-content".into(), &"a message that was not sent yet");
+            record.stray("wrong-content", &"a message that was not sent yet");
             return Ok(());
         };
         let mut heard = self.heard.borrow_mut();
@@ -320,11 +320,12 @@ impl<S: Scenario> Sink for Ear<'_, S> {
         if sequence < *next {
             if !missing.remove(&sequence) {
                 heard.duplicates += 1;
-                record.error("duplicate-reply".into(), &"a receiver got a message twice");
+                record.duplicate(&"a receiver got a message twice");
                 return Ok(());
             }
             heard.gaps -= 1;
             heard.disorder += 1;
+            record.stray("wrong-order", &"a receiver got a message after a later one of the same sender");
         } else {
             heard.gaps += sequence - *next;
             missing.extend(*next..sequence);

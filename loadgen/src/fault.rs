@@ -62,6 +62,9 @@ pub(crate) enum Fault {
     /// A reply, and nothing was asked.
     #[error("a reply came that answers nothing")]
     Surplus,
+    /// The reply to the one message of a connection was not the right one.
+    #[error("{0}")]
+    Reply(Wrong),
     /// No reply to the one message of a connection.
     #[error("no reply to the first message within {}", humantime::format_duration(*.0))]
     Silent(std::time::Duration),
@@ -110,6 +113,7 @@ impl Fault {
             Self::RefusedStream(status, _) => return format!("refused-{status}").into(),
             Self::NoExtendedConnect => "no-extended-connect",
             Self::Surplus => "surplus-reply",
+            Self::Reply(wrong) => wrong.kind(),
             Self::Silent(_) => "no-first-reply",
             Self::NoGoodbye => "no-goodbye",
             Self::Own(_) => "own",

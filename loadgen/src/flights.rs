@@ -70,6 +70,16 @@ pub(crate) enum Verify {
     Off,
 }
 
+impl Verify {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Length => "len",
+            Self::Off => "off",
+        }
+    }
+}
+
 /// What a reply was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reply {
@@ -96,6 +106,8 @@ pub(crate) struct Flights {
     /// The number of the next message.
     next: u64,
     waiting: usize,
+    /// The highest number that was answered out of its turn.
+    done_max: u64,
     /// Those before this number need not be looked at for their time.
     looked: u64,
     /// Those before this number may have been given up without a reply.
@@ -103,6 +115,9 @@ pub(crate) struct Flights {
 }
 
 impl Flights {
+    /// The bytes that an entry takes.
+    pub(crate) const ENTRY: usize = size_of::<Run>();
+
     /// With room for so many, of which all is there: memory that is only promised would come in the midst of a measurement.
     pub(crate) fn with_room(room: usize) -> Self {
         let none = Run { intended: 0, sent: 0, count: 0, slot: 0, state: State::Done };
@@ -212,7 +227,7 @@ impl Flights {
         is_it: bool,
     ) -> Reply {
         // Where a later one was answered, the front one was overtaken.
-        let is_in_turn = self.is_unordered || verify == Verify::Off || !self.is_any_done(1);
+        let is_in_turn = self.is_unordered || verify == Verify::Off || self.done_max <= self.base;
         if let Some(front) = self.queue.front().filter(|_| is_it && is_in_turn) {
             let (state, flight) = (front.state, front.flight());
             self.pop();
@@ -238,7 +253,7 @@ impl Flights {
         }
         let Some((index, offset)) = self.find(number) else { return Reply::Surplus };
         let run = self.queue[index];
-        self.answer(index, offset);
+        self.answer(number, index, offset);
         let wrong = match answer {
             _ if verify == Verify::Off => None,
             Answer::Judged(wrong) => wrong,
@@ -282,9 +297,9 @@ impl Flights {
             let is_message = content.is_message(connection, sequence, payload);
             (!is_message).then(|| content.difference(connection, sequence, payload))
         });
-        let is_overtaken = !self.is_unordered && self.is_any_done(index + 1);
+        let is_overtaken = !self.is_unordered && self.done_max > sequence;
         let run = self.queue[index];
-        self.answer(index, offset);
+        self.answer(sequence, index, offset);
         match (run.state, wrong) {
             (State::Done, _) => Reply::Duplicate,
             (State::Expired, _) => Reply::Late,
@@ -292,11 +307,6 @@ impl Flights {
             (State::Waiting, None) if is_overtaken => Reply::Wrong(run.flight(), Wrong::Order(sequence)),
             (State::Waiting, None) => Reply::Answers(run.flight()),
         }
-    }
-
-    /// Whether a message was answered in one of the entries from `index` on.
-    fn is_any_done(&self, index: usize) -> bool {
-        self.queue.iter().skip(index).any(|run| run.state == State::Done)
     }
 
     /// Where a message is: its entry, and how many of that are before it.
@@ -327,12 +337,13 @@ impl Flights {
         None
     }
 
-    /// The message there has had its reply.
-    fn answer(&mut self, mut index: usize, offset: u32) {
+    /// The message of this number, which is there, has had its reply.
+    fn answer(&mut self, number: u64, mut index: usize, offset: u32) {
         let run = self.queue[index];
         if run.state == State::Done {
             return;
         }
+        self.done_max = self.done_max.max(number);
         self.waiting -= usize::from(run.state == State::Waiting);
         let behind = run.count - offset - 1;
         if behind > 0 {
@@ -396,7 +407,7 @@ impl Flights {
     pub(crate) fn expire(&mut self, limit: Nanos, mut each: impl FnMut(Flight)) {
         self.looked = self.looked.max(self.base);
         let Some((index, offset)) = self.find(self.looked) else { return };
-        // Within an entry that has become one since.
+        // Those behind it may have been joined to the entry that ended there.
         self.looked -= u64::from(offset);
         let (mut kept, mut at) = (index, index);
         while let Some(mut run) = self.queue.get(at).copied() {
@@ -457,7 +468,7 @@ impl Flights {
 }
 
 /// How many later replies make it certain that one is lost.
-const OVERTAKEN_MAX: u64 = 4096;
+const OVERTAKEN_MAX: u64 = if cfg!(test) { 16 } else { 4096 };
 
 #[cfg(test)]
 mod tests {
@@ -601,9 +612,11 @@ mod tests {
             let mut flights = Flights::default();
             // Of each message: when it was sent, and what has become of it.
             let mut all: Vec<(Nanos, State)> = Vec::new();
+            // Those before it were given up for good, or answered.
+            let mut forgotten = 0;
             let mut below = |limit: usize| (random.next() % limit as u64) as usize;
             for now in (1..300).map(|step| 10 * step) {
-                match below(8) {
+                match below(9) {
                     0..3 => {
                         let count = 1 + below(5);
                         flights.push(count, now, now, 0);
@@ -621,13 +634,29 @@ mod tests {
                         });
                         assert_eq!(expired, due.collect::<Vec<_>>());
                     }
+                    4 => {
+                        let mut dropped = Vec::new();
+                        flights.forget_lost(|flight| dropped.push(flight.intended));
+                        let mut expected = Vec::new();
+                        while let Some(open) = all.iter().position(|(_, state)| *state != State::Done) {
+                            let over = all[open..].iter().filter(|(_, state)| *state != State::Waiting);
+                            if over.count() as u64 <= OVERTAKEN_MAX {
+                                break;
+                            }
+                            let (sent, state) = std::mem::replace(&mut all[open], (0, State::Done));
+                            expected.extend((state == State::Waiting).then_some(sent));
+                            forgotten = open + 1;
+                        }
+                        assert_eq!(dropped, expected);
+                    }
                     _ if all.is_empty() => {}
                     // Most replies are the next one.
                     what => {
                         let next = all.iter().position(|(_, state)| *state != State::Done).unwrap_or(0);
-                        let at = if what == 4 { below(all.len()) } else { next };
+                        let at = if what < 7 { below(all.len()) } else { next };
                         let is_overtaken = all[at..].iter().any(|(_, state)| *state == State::Done);
                         let expected = match all[at].1 {
+                            State::Done if at < forgotten => "late",
                             State::Done => "duplicate",
                             State::Expired => "late",
                             State::Waiting if is_overtaken => "wrong-order",

@@ -1,11 +1,13 @@
 //! What the kernel has counted during a run, which may explain its tail: all of it is the whole machine's.
 
-use std::fs;
+use std::{borrow::Cow, fs};
+
+use serde::{Deserialize, Serialize};
 
 /// Counters at an instant, or what lies between two.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Counters {
-    values: Vec<(&'static str, u64)>,
+    values: Vec<(Cow<'static, str>, u64)>,
     /// In clock ticks: all of it, and what the hypervisor took.
     ticks: (u64, u64),
 }
@@ -34,7 +36,7 @@ impl Counters {
             for pair in lines.chunks_exact(2) {
                 for (name, value) in pair[0].split(' ').zip(pair[1].split(' ')).skip(1) {
                     let known = NAMES.iter().find(|known| **known == name);
-                    values.extend(known.and_then(|known| Some((*known, value.parse().ok()?))));
+                    values.extend(known.and_then(|known| Some((Cow::Borrowed(*known), value.parse().ok()?))));
                 }
             }
         }
@@ -53,15 +55,30 @@ impl Counters {
 
     /// What was counted since `earlier`.
     pub(crate) fn since(&self, earlier: &Self) -> Self {
-        let before =
-            |name| earlier.values.iter().find(|(known, _)| *known == name).map_or(0, |(_, value)| *value);
-        let values = self.values.iter().map(|(name, value)| (*name, value.saturating_sub(before(*name))));
+        let before = |name: &str| {
+            earlier.values.iter().find(|(known, _)| known == name).map_or(0, |(_, value)| *value)
+        };
+        let values =
+            self.values.iter().map(|(name, value)| (name.clone(), value.saturating_sub(before(name))));
         let ticks = (self.ticks.0 - earlier.ticks.0, self.ticks.1.saturating_sub(earlier.ticks.1));
         Self { values: values.collect(), ticks }
     }
 
+    /// Those of another machine, or of the same one: of each counter the highest stays, and the larger part that was stolen.
+    pub(crate) fn merge(&mut self, other: &Self) {
+        for (name, value) in &other.values {
+            match self.values.iter_mut().find(|(known, _)| known == name) {
+                Some((_, mine)) => *mine = (*mine).max(*value),
+                None => self.values.push((name.clone(), *value)),
+            }
+        }
+        if other.stolen() > self.stolen() {
+            self.ticks = other.ticks;
+        }
+    }
+
     /// Each counter and its value.
-    pub(crate) fn values(&self) -> &[(&'static str, u64)] {
+    pub(crate) fn values(&self) -> &[(Cow<'static, str>, u64)] {
         &self.values
     }
 
@@ -99,10 +116,14 @@ mod tests {
     #[test]
     fn counters_are_read_and_subtracted() {
         let counters = Counters::read();
-        assert!(counters.values().iter().any(|(name, _)| *name == "ListenOverflows"));
-        assert!(counters.values().iter().any(|(name, _)| *name == "RetransSegs"));
+        assert!(counters.values().iter().any(|(name, _)| name == "ListenOverflows"));
+        assert!(counters.values().iter().any(|(name, _)| name == "RetransSegs"));
         let none = counters.since(&counters);
         assert!(none.values().iter().all(|(_, value)| *value == 0) && none.stolen() == 0.0);
+        let mut most = Counters { values: vec![("A".into(), 3), ("B".into(), 1)], ticks: (100, 1) };
+        most.merge(&Counters { values: vec![("B".into(), 2), ("C".into(), 4)], ticks: (50, 2) });
+        assert_eq!(most.values(), [("A".into(), 3), ("B".into(), 2), ("C".into(), 4)]);
+        assert_eq!(most.stolen(), 0.04);
         assert!(environment().iter().any(|(name, value)| *name == "kernel" && !value.is_empty()));
     }
 }

@@ -100,6 +100,10 @@ fn main() -> ExitCode {
 
 fn carry_out(command: Command) -> io::Result<u8> {
     match command {
+        Command::Run(plan) | Command::Coordinate { plan, .. } if plan.output.is_dry => {
+            print(&(report::heading(&plan) + "\n\n  a dry run: nothing was sent\n"));
+            Ok(0)
+        }
         Command::Run(plan) => {
             let plan = Arc::new(*plan);
             raise_descriptor_limit(plan.connections)?;

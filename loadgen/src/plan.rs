@@ -66,6 +66,8 @@ pub(crate) struct Plan {
     pub(crate) sources: Vec<IpAddr>,
     /// Connections that read slowly.
     pub(crate) slow: Option<Slow>,
+    /// Which part of all connections says nothing until the end, 0 to 1.
+    pub(crate) idle: f64,
     /// Connections that the server ended are opened again.
     pub(crate) reconnects: bool,
     /// Whose CPU time to read.
@@ -179,7 +181,7 @@ pub(crate) struct Tls {
 }
 
 /// Who reads the result.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Output {
     /// What goes to the standard output.
     pub(crate) format: Format,
@@ -189,6 +191,10 @@ pub(crate) struct Output {
     pub(crate) hlog: Option<PathBuf>,
     pub(crate) hgrm: Option<PathBuf>,
     pub(crate) html: Option<PathBuf>,
+    /// Only the plan is told.
+    pub(crate) is_dry: bool,
+    /// Those of the table.
+    pub(crate) percentiles: Vec<f64>,
     /// Where it is shown how it goes.
     pub(crate) progress: Show,
 }
@@ -253,12 +259,11 @@ impl Plan {
         self.phases.iter().any(|phase| phase.profile.is_some())
     }
 
-    /// For how many entries of what is under way a connection has room from the beginning: in an open loop, for what
-    /// [half a second](STALL) without replies leaves, so that memory is not taken in the midst of a measurement. In a closed
-    /// loop messages that are sent together are one entry, and few are enough.
-    pub(crate) fn room(&self) -> usize {
+    /// For how many messages under way a connection has room from the beginning, so that memory is not taken in the midst of
+    /// a measurement: in an open loop, for what [two seconds](STALL) without replies leave.
+    pub(crate) fn at_once(&self) -> usize {
         if !self.is_open() {
-            return self.depth.min(CLOSED_ROOM);
+            return self.depth;
         }
         let rates = self.phases.iter().filter_map(|phase| Some(phase.profile.as_ref()?.mean()));
         let each = rates.fold(0.0, f64::max) / f64::from(self.connections.max(1));
@@ -277,10 +282,25 @@ impl Plan {
 
     /// The connections of one thread, by their numbers.
     pub(crate) fn share(&self, thread: u32) -> std::ops::Range<u32> {
-        let begin =
-            |lane: u32| (u64::from(self.connections) * u64::from(lane) / u64::from(self.lanes())) as u32;
-        let lane = self.lane(thread);
+        self.share_of(self.lane(thread), self.lanes())
+    }
+
+    fn share_of(&self, lane: u32, lanes: u32) -> std::ops::Range<u32> {
+        let begin = |lane: u32| (u64::from(self.connections) * u64::from(lane) / u64::from(lanes)) as u32;
         begin(lane)..begin(lane + 1)
+    }
+
+    /// Says no if so many processes would have a thread without a connection that says anything: each has its part of the
+    /// rate.
+    pub(crate) fn have_all_threads_work(&self, processes: u32) -> Result<(), String> {
+        let lanes = processes * self.threads;
+        let is_idle = |lane| self.share_of(lane, lanes).all(|one| self.cohort(one) == Cohort::Idle);
+        if (0..lanes).any(is_idle) {
+            return Err(format!(
+                "each of {lanes} threads needs a connection that is not idle: more connections (-c), or fewer threads or idle ones"
+            ));
+        }
+        Ok(())
     }
 
     /// The messages that one thread may measure.
@@ -293,11 +313,44 @@ impl Plan {
         up_to(share.end) - up_to(share.start)
     }
 
-    /// Whether a connection is one of the slow ones, which are spread over all.
-    pub(crate) fn is_slow(&self, connection: u32) -> bool {
-        let up_to =
-            |connection: u32| self.slow.map_or(0.0, |slow| (f64::from(connection) * slow.part).floor());
-        up_to(connection) < up_to(connection + 1)
+    /// Which cohort a connection is in: each is spread over all connections.
+    pub(crate) fn cohort(&self, connection: u32) -> Cohort {
+        let is_one = |connection: u32, part: f64| {
+            let up_to = |connection: u32| (f64::from(connection) * part).floor();
+            up_to(connection) < up_to(connection + 1)
+        };
+        if is_one(connection, self.idle) {
+            return Cohort::Idle;
+        }
+        // Of those that are left; their numbers without the idle ones.
+        let at = connection - (f64::from(connection) * self.idle).floor() as u32;
+        match self.slow {
+            Some(slow) if is_one(at, (slow.part / (1.0 - self.idle)).min(1.0)) => Cohort::Slow,
+            _ => Cohort::Active,
+        }
+    }
+
+    /// How many connections are in a cohort.
+    pub(crate) fn count(&self, cohort: Cohort) -> u32 {
+        if !self.has(cohort) {
+            return 0;
+        }
+        (0..self.connections).filter(|connection| self.cohort(*connection) == cohort).count() as u32
+    }
+
+    /// Whether there may be connections of that kind.
+    pub(crate) fn has(&self, cohort: Cohort) -> bool {
+        match cohort {
+            Cohort::Active => true,
+            Cohort::Slow => self.slow.is_some(),
+            Cohort::Idle => self.idle > 0.0,
+        }
+    }
+
+    /// Where the messages are counted that idle connections say in the end.
+    pub(crate) fn idle_slot(&self) -> u16 {
+        let phase = self.phases.iter().rposition(|phase| phase.is_measured).unwrap_or(0);
+        Cohort::Idle.slot(phase)
     }
 
     /// How many slots a record has: one for each phase and cohort.
@@ -306,13 +359,48 @@ impl Plan {
     }
 }
 
-/// Those that read as fast as they can, and the slow ones.
-pub(crate) const COHORTS: usize = 2;
+/// Connections that are alike, and have figures of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cohort {
+    /// Reads as fast as it can.
+    Active,
+    /// Reads slowly.
+    Slow,
+    /// Says one message, in the end.
+    Idle,
+}
+
+impl Cohort {
+    pub(crate) const ALL: [Self; COHORTS] = [Self::Active, Self::Slow, Self::Idle];
+    /// Those whose messages are planned by the phases.
+    pub(crate) const BUSY: [Self; 2] = [Self::Active, Self::Slow];
+
+    /// Its slot in a phase.
+    #[inline]
+    pub(crate) fn slot(self, phase: usize) -> u16 {
+        (phase * COHORTS) as u16 + self as u16
+    }
+
+    /// That of a slot.
+    pub(crate) fn of(slot: usize) -> Self {
+        Self::ALL[slot % COHORTS]
+    }
+
+    /// What stands before the names of its figures.
+    pub(crate) fn name(self) -> Option<&'static str> {
+        match self {
+            Self::Active => None,
+            Self::Slow => Some("slow"),
+            Self::Idle => Some("idle"),
+        }
+    }
+}
+
+/// How many slots a phase has.
+pub(crate) const COHORTS: usize = 3;
 
 /// How long a stall may be that needs no memory.
-const STALL: Duration = Duration::from_millis(500);
-/// In a closed loop, where each connection may have thousands of messages under way.
-const CLOSED_ROOM: usize = 16;
+const STALL: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
 pub(crate) mod tests {
@@ -351,12 +439,13 @@ pub(crate) mod tests {
             driver: Driver::Auto,
             sources: Vec::new(),
             slow: None,
+            idle: 0.0,
             reconnects: false,
             server_pid: None,
             seed: 7,
             thresholds: Vec::new(),
             errors_max: 0,
-            output: Output::default(),
+            output: Output { percentiles: vec![50.0, 90.0, 99.0, 99.9, 99.99], ..Output::default() },
             labels: Vec::new(),
         }
     }
@@ -389,7 +478,13 @@ pub(crate) mod tests {
     fn slow_connections_are_spread_over_all() {
         let slow = Some(Slow { part: 0.05, bytes_a_second: 1000 });
         let plan = Plan { slow, ..plan(What::Echo, 1) };
-        assert_eq!((0..1000).filter(|connection| plan.is_slow(*connection)).count(), 50);
-        assert_eq!((0..100).filter(|connection| plan.is_slow(*connection)).count(), 5);
+        let count = |plan: &Plan, of: std::ops::Range<u32>, cohort| {
+            of.filter(|connection| plan.cohort(*connection) == cohort).count()
+        };
+        assert_eq!(count(&plan, 0..1000, Cohort::Slow), 50);
+        assert_eq!(count(&plan, 0..100, Cohort::Slow), 5);
+        // Both at once are parts of the whole, and nobody is in both.
+        let both = Plan { idle: 0.5, ..plan };
+        assert_eq!(Cohort::ALL.map(|cohort| count(&both, 0..1000, cohort)), [450, 50, 500]);
     }
 }

@@ -3,6 +3,7 @@
 /// Has the memory of `value` fetched, side by side with whatever else is under way.
 #[inline(always)]
 pub(crate) fn prefetch<T>(value: &T) {
+    const { assert!(size_of::<T>() > 0, "there is nothing to fetch") };
     let start = std::ptr::from_ref(value).cast::<u8>();
     for line in 0..size_of::<T>().div_ceil(LINE) {
         prefetch_line(start.wrapping_add(line * LINE));

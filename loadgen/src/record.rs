@@ -35,8 +35,10 @@ pub(crate) struct Ledger {
     /// Not within the timeout; a late reply does not change that.
     pub(crate) timed_out: u64,
     pub(crate) unanswered: u64,
-    /// Sent later than meant because the connection had no room: the server's doing, and not lag.
+    /// Sent later than meant, or never, because the connection had no room or was gone: the server's doing, and not lag.
     pub(crate) held: u64,
+    /// Planned, and we did not get round to it: our own doing.
+    pub(crate) unoffered: u64,
 }
 
 impl Ledger {
@@ -50,6 +52,7 @@ impl Ledger {
         self.timed_out += other.timed_out;
         self.unanswered += other.unanswered;
         self.held += other.held;
+        self.unoffered += other.unoffered;
     }
 
     /// Replies that were wrong, or too late.
@@ -84,13 +87,18 @@ fn bring(times: &mut Times) {
 
 /// A histogram as text, in the form that other HdrHistogram tools read.
 pub(crate) mod text {
-    use std::cell::RefCell;
+    use std::{cell::RefCell, io::Read};
 
     use base64::{Engine, engine::general_purpose::STANDARD};
     use hdrhistogram::serialization::{Serializer as _, V2DeflateSerializer};
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
     use super::{DIGITS, LONGEST, Times};
+
+    /// What a deflated histogram of version 2 begins with, without the bits for its word size.
+    const COMPRESSED: u32 = 0x1c84_9304;
+    /// Nine bytes for each of the values that are told apart, and more.
+    const PAYLOAD_MAX: u32 = 1 << 20;
 
     thread_local! {
         /// Keeps its buffers, which are as long as a histogram is up to its largest value.
@@ -104,10 +112,33 @@ pub(crate) mod text {
         STANDARD.encode(bytes)
     }
 
-    pub(crate) fn decoded(text: &str) -> Result<Times, String> {
+    /// What somebody has written, in base64. The room for it is taken only when its bounds were looked at.
+    pub(crate) fn read(text: &str) -> Result<Times, String> {
         let bytes = STANDARD.decode(text).map_err(|error| error.to_string())?;
+        let wrong = |_| "this is no HdrHistogram".to_owned();
+        let mut head = [0; 40];
+        match bytes.first_chunk().map(|cookie| u32::from_be_bytes(*cookie) & !0xf0) {
+            // Behind its cookie and its length.
+            Some(COMPRESSED) if bytes.len() > 8 => {
+                flate2::read::ZlibDecoder::new(&bytes[8..]).read_exact(&mut head).map_err(wrong)?;
+            }
+            _ => bytes.as_slice().read_exact(&mut head).map_err(wrong)?,
+        }
+        let number = |at: usize| u32::from_be_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+        let (payload, digits) = (number(4), number(12));
+        if digits != u32::from(DIGITS) {
+            return Err(format!("a histogram has {digits} digits, and those of loadgen have {DIGITS}"));
+        }
+        if payload > PAYLOAD_MAX {
+            return Err(format!("a histogram of {payload} bytes is none of loadgen"));
+        }
         let mut reader = hdrhistogram::serialization::Deserializer::new();
-        let times: Times = reader.deserialize(&mut bytes.as_slice()).map_err(|error| error.to_string())?;
+        reader.deserialize(&mut bytes.as_slice()).map_err(|error| error.to_string())
+    }
+
+    /// What [`encoded`] has made.
+    pub(crate) fn decoded(text: &str) -> Result<Times, String> {
+        let times = read(text)?;
         if (times.low(), times.high(), times.sigfig()) == (1, LONGEST, DIGITS) {
             Ok(times)
         } else {
@@ -357,7 +388,9 @@ pub(crate) struct Record {
     /// By phase, and by cohort within it.
     pub(crate) slots: Vec<Slot>,
     pub(crate) opening: Opening,
-    /// The one that is under way. At the end there is none.
+    /// The same of connections that were opened again in a phase that begins with that.
+    pub(crate) reopening: BTreeMap<usize, Opening>,
+    /// The one that is under way. What is sent over the wire is over, and has none.
     #[serde(skip, default = "Interval::new")]
     pub(crate) interval: Interval,
     pub(crate) errors: BTreeMap<Cow<'static, str>, Errors>,
@@ -369,6 +402,8 @@ pub(crate) struct Record {
     pub(crate) late: u64,
     /// Second replies to the same message.
     pub(crate) duplicates: u64,
+    /// Messages that came to a receiver and are nobody's, or came after a later one of the same sender.
+    pub(crate) stray: u64,
     /// When the last reply came that was measured.
     pub(crate) last: Nanos,
     /// How often memory was allocated while it was measured, in a build that counts.
@@ -380,25 +415,35 @@ impl Record {
         Self {
             slots: (0..slots).map(|_| Slot::new()).collect(),
             opening: Opening::new(),
+            reopening: BTreeMap::new(),
             interval: Interval::new(),
             errors: BTreeMap::new(),
             failed: 0,
             longest: 0,
             late: 0,
             duplicates: 0,
+            stray: 0,
             last: 0,
             allocations: 0,
         }
     }
 
-    /// The same with the memory there that messages need.
-    pub(crate) fn brought(slots: usize) -> Self {
+    /// The same with the memory there that messages need, in the slots that will be used.
+    pub(crate) fn brought(slots: usize, is_used: impl Fn(usize) -> bool) -> Self {
         let mut record = Self::new(slots);
-        for slot in &mut record.slots {
+        for (_, slot) in record.slots.iter_mut().enumerate().filter(|(index, _)| is_used(*index)) {
             [&mut slot.response, &mut slot.service, &mut slot.lag].into_iter().for_each(bring);
         }
         record.interval = Interval::brought();
         record
+    }
+
+    /// Where a connection's opening is counted: with those of the phase that has opened all again, or the first ones.
+    pub(crate) fn opening_of(&mut self, storm: Option<usize>) -> &mut Opening {
+        match storm {
+            Some(phase) => self.reopening.entry(phase).or_insert_with(Opening::new),
+            None => &mut self.opening,
+        }
     }
 
     /// A message with an intended time was sent.
@@ -437,6 +482,13 @@ impl Record {
         self.interval.answered += count;
         self.longest = self.longest.max(latency);
         self.last = now;
+    }
+
+    /// An idle connection's one message was answered.
+    pub(crate) fn idle_answered(&mut self, flight: &Flight, now: Nanos) {
+        let slot = &mut self.slots[usize::from(flight.slot)];
+        slot.ledger.answered += 1;
+        slot.service.saturating_record(now.saturating_sub(flight.sent));
     }
 
     /// A reply that was not the right one.
@@ -478,6 +530,18 @@ impl Record {
         self.error(fault.kind(), fault);
     }
 
+    /// A second reply to the same message has come.
+    pub(crate) fn duplicate(&mut self, what: &dyn Display) {
+        self.duplicates += 1;
+        self.error("duplicate-reply".into(), what);
+    }
+
+    /// A message has come that should not have, or not now.
+    pub(crate) fn stray(&mut self, kind: &'static str, what: &dyn Display) {
+        self.stray += 1;
+        self.error(kind.into(), what);
+    }
+
     /// Writes the example only the first time: a server that gets everything wrong should not slow us down.
     #[cold]
     pub(crate) fn error(&mut self, kind: Cow<'static, str>, what: &dyn Display) {
@@ -499,6 +563,9 @@ impl Record {
             mine.merge(other);
         }
         self.opening.merge(&other.opening);
+        for (phase, opening) in &other.reopening {
+            self.opening_of(Some(*phase)).merge(opening);
+        }
         for (kind, errors) in &other.errors {
             let mine = self
                 .errors
@@ -509,6 +576,7 @@ impl Record {
         self.failed += other.failed;
         self.late += other.late;
         self.duplicates += other.duplicates;
+        self.stray += other.stray;
         self.longest = self.longest.max(other.longest);
         self.last = self.last.max(other.last);
         self.allocations += other.allocations;

@@ -69,6 +69,7 @@ pub(crate) struct Share {
     is_epoll: bool,
     pace: String,
     is_interrupted: bool,
+    kernel: Counters,
 }
 
 impl Finished {
@@ -83,6 +84,7 @@ impl Finished {
             is_interrupted: self.is_interrupted,
             record: self.record,
             seconds: self.seconds,
+            kernel: self.kernel,
         }
     }
 
@@ -110,10 +112,14 @@ impl Finished {
         };
         let mut seconds: BTreeMap<u64, Vec<Second>> = BTreeMap::new();
         for share in shares {
-            if share.record.slots.len() != sum.record.slots.len() {
+            let has_phase = |phase: &usize| *phase < plan.phases.len();
+            if share.record.slots.len() != sum.record.slots.len()
+                || !share.record.reopening.keys().all(has_phase)
+            {
                 return Err(io::Error::other("an agent has carried out another plan"));
             }
             sum.record.merge(&share.record);
+            sum.kernel.merge(&share.kernel);
             for second in share.seconds {
                 seconds.entry(second.second).or_default().push(second);
             }
@@ -235,10 +241,12 @@ pub(crate) fn run(
         }
     }
     let fanout = heard.and_then(|heard| Some(heard.figures(&mut record, fanout::SENT.get()?, over)));
-    let from = shared.start.get().map_or(Nanos::MAX, |start| start + unmeasured(plan));
     Ok(Finished {
         // A server that went silent does not make the measurement shorter, nor the grace make it longer.
-        measured: Duration::from_nanos(end(plan, &record, over).saturating_sub(from)),
+        measured: shared
+            .start
+            .get()
+            .map_or(Duration::ZERO, |start| measured(plan, *start, end(plan, &record, over))),
         record,
         seconds,
         opened: shared.opened.load(Ordering::Relaxed),
@@ -254,14 +262,23 @@ pub(crate) fn run(
     })
 }
 
-/// What comes before the first phase that is measured.
-fn unmeasured(plan: &Plan) -> Nanos {
-    plan.phases.iter().take_while(|phase| !phase.is_measured).filter_map(|phase| phase.time.map(nanos)).sum()
+/// How long the phases that are measured were, in a run from `start` to `end`.
+fn measured(plan: &Plan, start: Nanos, end: Nanos) -> Duration {
+    let (mut from, mut sum) = (start, 0);
+    for phase in &plan.phases {
+        let until = phase.time.map_or(Nanos::MAX, |time| from.saturating_add(nanos(time)));
+        if phase.is_measured {
+            sum += until.min(end).saturating_sub(from);
+        }
+        from = until;
+    }
+    Duration::from_nanos(sum)
 }
 
-/// Where the messages decide, the run was over with the last reply.
+/// Where the messages decide, the run was over with the last reply, if all were answered.
 fn end(plan: &Plan, record: &Record, over: Nanos) -> Nanos {
-    if plan.requests.is_some() && record.last > 0 { record.last.min(over) } else { over }
+    let are_all = record.slots.iter().all(|slot| slot.ledger.unanswered == 0);
+    if plan.requests.is_some() && record.last > 0 && are_all { record.last.min(over) } else { over }
 }
 
 /// Takes the threads' intervals until all threads are done.
@@ -323,4 +340,29 @@ const SPARE: usize = 2;
 /// What the machine was, for the results.
 pub(crate) fn environment() -> Vec<(&'static str, String)> {
     kernel::environment()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{Phase, What, tests::plan};
+
+    #[test]
+    fn what_is_measured_is_the_sum_of_the_phases_that_are() {
+        let like = plan(What::Echo, 1).phases.remove(0);
+        let phase = |seconds, is_measured| Phase {
+            time: Some(Duration::from_secs(seconds)),
+            is_measured,
+            ..like.clone()
+        };
+        let plan = Plan {
+            phases: vec![phase(1, false), phase(2, true), phase(3, false), phase(4, true)],
+            ..plan(What::Echo, 1)
+        };
+        let seconds = |count: u64| count * 1_000_000_000;
+        for (end, expected) in [(15, 6), (14, 5), (11, 2), (8, 2), (7, 1), (6, 0)] {
+            let measured = measured(&plan, seconds(5), seconds(end));
+            assert_eq!(measured, Duration::from_secs(expected), "{end}");
+        }
+    }
 }

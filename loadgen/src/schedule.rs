@@ -6,7 +6,7 @@ use crate::{
     content::Random,
     units::{Nanos, nanos},
 };
-use std::{f64::consts::LN_10, str::FromStr, time::Duration};
+use std::{f64::consts::LN_10, fmt, str::FromStr, time::Duration};
 
 /// Rates over time: pieces in each of which the rate is constant or changes linearly.
 #[derive(Clone, Debug, PartialEq)]
@@ -164,6 +164,16 @@ pub(crate) enum Arrival {
     Poisson,
     /// So many at once.
     Burst(u32),
+}
+
+impl fmt::Display for Arrival {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fixed => f.write_str("fixed"),
+            Self::Poisson => f.write_str("poisson"),
+            Self::Burst(count) => write!(f, "burst:{count}"),
+        }
+    }
 }
 
 impl FromStr for Arrival {

@@ -146,7 +146,7 @@ async fn stay<S: Scenario>(
     hold: Duration,
     says: bool,
 ) -> Result<(), Fault> {
-    let Opened { number, socket, mut scenario, mut buffer } = opened;
+    let Opened { number, socket, mut scenario, mut buffer, .. } = opened;
     let flights = Flights::default();
     let mut flights = if S::IS_ORDERED { flights } else { flights.in_any_order() };
     let mut out = Vec::new();
@@ -272,7 +272,8 @@ impl<S: Scenario> First<'_, S> {
             Reply::Answers(flight) => {
                 record.opening.first.saturating_record(self.worker.now() - flight.sent);
             }
-            Reply::Wrong(_, wrong) => record.error(wrong.kind().into(), &wrong),
+            // What is planned here are connections, and this one is of no use.
+            Reply::Wrong(_, wrong) => return Err(Fault::Reply(wrong)),
             Reply::Late | Reply::Duplicate | Reply::Surplus => return Err(Fault::Surplus),
         }
         Ok(())

@@ -15,16 +15,27 @@ use switchpoint::ws::opening::{Url, UrlFault};
 pub(crate) struct Target {
     text: String,
     pub(crate) url: Url,
+    /// A host and a port to connect to instead of the URL's.
+    connect_to: Option<String>,
 }
 
 impl Target {
+    /// The same, at another host and port than the URL's, if that is said.
+    pub(crate) fn at(self, connect_to: Option<String>) -> Self {
+        Self { connect_to, ..self }
+    }
+
     /// The address to connect to. A name that has several, as `localhost` has, gets the first that takes a connection.
     pub(crate) fn resolve(&self, time: Duration) -> io::Result<SocketAddr> {
-        let host = self.url.host();
-        let named = |error: io::Error| io::Error::new(error.kind(), format!("cannot find {host}: {error}"));
-        let found: Vec<SocketAddr> = (host, self.url.port()).to_socket_addrs().map_err(named)?.collect();
+        let name = self.connect_to.as_deref().unwrap_or_else(|| self.url.host());
+        let found = match &self.connect_to {
+            Some(other) => other.to_socket_addrs(),
+            None => (name, self.url.port()).to_socket_addrs(),
+        };
+        let named = |error: io::Error| io::Error::new(error.kind(), format!("cannot find {name}: {error}"));
+        let found: Vec<SocketAddr> = found.map_err(named)?.collect();
         let first =
-            found.first().copied().ok_or_else(|| io::Error::other(format!("{host} has no address")))?;
+            found.first().copied().ok_or_else(|| io::Error::other(format!("{name} has no address")))?;
         if found.len() == 1 {
             return Ok(first);
         }
@@ -51,7 +62,7 @@ impl FromStr for Target {
             UrlFault::User => "a user in the URL is not sent; use --auth USER:PASSWORD".to_owned(),
             fault => fault.to_string(),
         })?;
-        Ok(Self { text: text.to_owned(), url })
+        Ok(Self { text: text.to_owned(), url, connect_to: None })
     }
 }
 
@@ -61,11 +72,8 @@ impl fmt::Display for Target {
         let Some((path, query)) = self.text.split_once('?') else { return f.write_str(&self.text) };
         f.write_str(path)?;
         for (at, pair) in query.split('&').enumerate() {
-            let name = pair.split_once('=').map(|(name, _)| name);
-            write!(f, "{}{}", if at == 0 { '?' } else { '&' }, name.unwrap_or(pair))?;
-            if name.is_some() {
-                f.write_str("=***")?;
-            }
+            let name = pair.split_once('=').map_or(String::new(), |(name, _)| format!("{name}="));
+            write!(f, "{}{name}***", if at == 0 { '?' } else { '&' })?;
         }
         Ok(())
     }
@@ -107,6 +115,6 @@ mod tests {
     #[test]
     fn a_token_in_the_query_is_not_shown() {
         let target: Target = "ws://a/b?token=secret&v=1&x".parse().unwrap();
-        assert_eq!(target.to_string(), "ws://a/b?token=***&v=***&x");
+        assert_eq!(target.to_string(), "ws://a/b?token=***&v=***&***");
     }
 }

@@ -121,10 +121,17 @@ pub(crate) struct Outcome {
 }
 
 impl Threshold {
-    /// Holds it against what was measured in `time`.
-    pub(crate) fn judge(&self, plan: &Plan, finished: &Finished, slot: &Slot, time: Duration) -> Outcome {
+    /// Holds it against what was measured in `time`: of a phase, or of the whole run.
+    pub(crate) fn judge(
+        &self,
+        plan: &Plan,
+        finished: &Finished,
+        phase: Option<usize>,
+        slot: &Slot,
+        time: Duration,
+    ) -> Outcome {
         let value = match &self.measure {
-            Measure::Time(statistic, name) => histogram(plan, finished, slot, name)
+            Measure::Time(statistic, name) => histogram(plan, finished, phase, slot, name)
                 .filter(|times| !times.is_empty())
                 .and_then(|times| match statistic {
                     Statistic::Percentile(percent) => percentile(times, *percent),
@@ -137,7 +144,7 @@ impl Threshold {
                 let ledger = &slot.ledger;
                 let seconds = time.as_secs_f64().max(1e-9);
                 let number = match &**name {
-                    "errors" => (ledger.errors() + finished.record.duplicates) as f64,
+                    "errors" => (ledger.errors() + finished.record.duplicates + finished.record.stray) as f64,
                     "unanswered" => ledger.unanswered as f64,
                     "failed" => finished.record.failed as f64,
                     "answered" => ledger.answered as f64,
@@ -165,20 +172,23 @@ impl fmt::Display for Threshold {
     }
 }
 
-/// A histogram by its name. In a closed loop the response is the service.
-fn histogram<'a>(plan: &Plan, finished: &'a Finished, slot: &'a Slot, name: &str) -> Option<&'a Times> {
+/// A histogram by its name. In a closed loop the response is the service. A phase that opens all connections again has their
+/// openings; others have those of the begin.
+fn histogram<'a>(
+    plan: &Plan,
+    finished: &'a Finished,
+    phase: Option<usize>,
+    slot: &'a Slot,
+    name: &str,
+) -> Option<&'a Times> {
+    let record = &finished.record;
+    let opening = phase.and_then(|phase| record.reopening.get(&phase)).unwrap_or(&record.opening);
     match name {
         "response" if !plan.is_open() && slot.response.is_empty() => Some(&slot.service),
         "response" => Some(&slot.response),
         "service" => Some(&slot.service),
         "send-lag" => Some(&slot.lag),
-        _ => finished
-            .record
-            .opening
-            .all()
-            .into_iter()
-            .find(|(known, _)| *known == name)
-            .map(|(_, times)| times),
+        _ => opening.all().into_iter().find(|(known, _)| *known == name).map(|(_, times)| times),
     }
 }
 

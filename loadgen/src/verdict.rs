@@ -3,7 +3,7 @@
 use std::{fmt, time::Duration};
 
 use crate::{
-    plan::{COHORTS, Kind, Plan},
+    plan::{COHORTS, Cohort, Kind, Plan},
     record::{Ledger, Slot, percentile},
     run::Finished,
     threshold::{Outcome, Threshold},
@@ -58,9 +58,10 @@ pub(crate) struct PhaseVerdict {
     pub(crate) thresholds: Vec<Outcome>,
 }
 
-/// The sum over the phases that are measured, and over both cohorts.
+/// The sum over the phases that are measured, and over all who are not idle.
 pub(crate) fn measured(plan: &Plan, finished: &Finished) -> Slot {
-    let mut slots = finished.record.slots.iter().enumerate().filter(|(index, _)| is_measured(plan, *index));
+    let is_counted = |index: usize| is_measured(plan, index) && Cohort::of(index) != Cohort::Idle;
+    let mut slots = finished.record.slots.iter().enumerate().filter(|(index, _)| is_counted(*index));
     let mut sum = slots.next().map_or_else(|| finished.record.slots[0].clone(), |(_, slot)| slot.clone());
     slots.for_each(|(_, slot)| sum.merge(slot));
     sum
@@ -74,6 +75,11 @@ pub(crate) fn warmup(plan: &Plan, finished: &Finished) -> Ledger {
     sum
 }
 
+/// What idle connections have said in the end.
+pub(crate) fn idle(plan: &Plan, finished: &Finished) -> Ledger {
+    finished.record.slots[usize::from(plan.idle_slot())].ledger
+}
+
 fn is_measured(plan: &Plan, slot: usize) -> bool {
     plan.phases[slot / COHORTS].is_measured
 }
@@ -81,16 +87,18 @@ fn is_measured(plan: &Plan, slot: usize) -> bool {
 impl Verdict {
     pub(crate) fn new(plan: &Plan, finished: &Finished) -> Self {
         let slot = measured(plan, finished);
-        let (ledger, before) = (&slot.ledger, warmup(plan, finished));
+        let ledger = &slot.ledger;
+        let mut beside = warmup(plan, finished);
+        beside.add(&idle(plan, finished));
         let mut findings: Vec<(Grade, String)> = Vec::new();
         let mut find = |grade, reason: String| findings.push((grade, reason));
 
-        if !(ledger.is_balanced() && before.is_balanced()) {
+        if !(ledger.is_balanced() && beside.is_balanced()) {
             find(Grade::Invalid, "the books do not balance, which is a bug of loadgen".into());
         }
         generator(plan, finished, &slot, &mut find);
         machine(plan, finished, &mut find);
-        server(plan, finished, ledger, &before, &mut find);
+        server(plan, finished, ledger, &beside, &mut find);
         if ledger.answered == 0 {
             find(Grade::Failed, "nothing was measured".into());
         } else if let Some(requests) = plan.requests
@@ -113,7 +121,8 @@ impl Verdict {
             }
         }
         findings.sort_by_key(|(grade, _)| std::cmp::Reverse(*grade));
-        let thresholds = judged(&plan.thresholds, plan, finished, &slot, finished.measured);
+        let judge = |threshold: &Threshold| threshold.judge(plan, finished, None, &slot, finished.measured);
+        let thresholds = plan.thresholds.iter().map(judge).collect();
         Self {
             grade: findings.first().map_or(Grade::Valid, |(grade, _)| *grade),
             reasons: findings.into_iter().map(|(_, reason)| reason).collect(),
@@ -146,16 +155,6 @@ impl Verdict {
     }
 }
 
-fn judged(
-    thresholds: &[Threshold],
-    plan: &Plan,
-    finished: &Finished,
-    slot: &Slot,
-    time: Duration,
-) -> Vec<Outcome> {
-    thresholds.iter().map(|threshold| threshold.judge(plan, finished, slot, time)).collect()
-}
-
 /// Each measured phase by itself.
 fn phases(plan: &Plan, finished: &Finished) -> Vec<PhaseVerdict> {
     let measured: Vec<usize> =
@@ -166,9 +165,9 @@ fn phases(plan: &Plan, finished: &Finished) -> Vec<PhaseVerdict> {
     }
     let verdict = |index: usize| {
         let phase = &plan.phases[index];
-        let slots = &finished.record.slots[index * COHORTS..(index + 1) * COHORTS];
-        let mut slot = slots[0].clone();
-        slots[1..].iter().for_each(|other| slot.merge(other));
+        let [mut slot, slow] =
+            Cohort::BUSY.map(|cohort| finished.record.slots[usize::from(cohort.slot(index))].clone());
+        slot.merge(&slow);
         let ledger = &slot.ledger;
         let time = phase.time.unwrap_or(finished.measured);
         let mut findings: Vec<(Grade, String)> = Vec::new();
@@ -193,7 +192,11 @@ fn phases(plan: &Plan, finished: &Finished) -> Vec<PhaseVerdict> {
             index,
             grade: findings.first().map_or(Grade::Valid, |(grade, _)| *grade),
             reasons: findings.into_iter().map(|(_, reason)| reason).collect(),
-            thresholds: judged(&phase.thresholds, plan, finished, &slot, time),
+            thresholds: phase
+                .thresholds
+                .iter()
+                .map(|threshold| threshold.judge(plan, finished, Some(index), &slot, time))
+                .collect(),
         }
     };
     measured.into_iter().map(verdict).collect()
@@ -233,8 +236,7 @@ fn generator(plan: &Plan, finished: &Finished, slot: &Slot, find: &mut impl FnMu
                 format!("send-lag {} in the tail is {part:.0} % of the response's; {cure}", short(lag));
             find(Grade::Degraded, reason);
         }
-        // What is still unsent without having been held by its connection, we have not done.
-        let ours = slot.ledger.planned.saturating_sub(slot.ledger.sent + slot.ledger.held);
+        let ours = slot.ledger.unoffered;
         if ours as f64 > slot.ledger.planned as f64 * 0.001 {
             let part = (slot.ledger.planned - ours) as f64 / slot.ledger.planned as f64 * 100.0;
             find(Grade::Invalid, format!("the generator offered {part:.1} % of the plan; {cure}"));
@@ -265,20 +267,25 @@ fn server(
     plan: &Plan,
     finished: &Finished,
     ledger: &Ledger,
-    before: &Ledger,
+    beside: &Ledger,
     find: &mut impl FnMut(Grade, String),
 ) {
-    let errors = ledger.errors() + before.errors() + finished.record.duplicates;
-    let unanswered = ledger.unanswered + before.unanswered;
+    let errors = ledger.errors() + beside.errors() + finished.record.duplicates + finished.record.stray;
+    let unanswered = ledger.unanswered + beside.unanswered;
     if errors + unanswered + finished.record.failed <= plan.errors_max {
         return;
     }
-    let wrong = ledger.wrong + before.wrong;
-    let timed_out = ledger.timed_out + before.timed_out;
+    let wrong = ledger.wrong + beside.wrong;
+    let timed_out = ledger.timed_out + beside.timed_out;
     for (count, one, many) in [
         (finished.record.failed, "connection failed", "connections failed"),
         (if is_storm(plan) { 0 } else { wrong }, "reply was wrong", "replies were wrong"),
         (finished.record.duplicates, "reply was doubled", "replies were doubled"),
+        (
+            finished.record.stray,
+            "message was foreign or out of order",
+            "messages were foreign or out of order",
+        ),
         (if is_storm(plan) { 0 } else { timed_out }, "message timed out", "messages timed out"),
         (unanswered, "message is unanswered", "messages are unanswered"),
     ] {

@@ -112,7 +112,10 @@ fn the_phases_of_a_file_have_their_own_figures_and_verdicts() {
     // A phase's threshold counts like the run's.
     assert!(code == 2 || code == 4, "{code}: {value:#}");
     // All connections were opened again for the storm.
-    assert_eq!(value["opening_ns"]["upgrade"]["count"], 16, "{:#}", value["opening_ns"]);
+    assert_eq!(value["opening_ns"]["upgrade"]["count"], 8, "{:#}", value["opening_ns"]);
+    assert_eq!(of("storm")["opening_ns"]["upgrade"]["count"], 8, "{:#}", of("storm"));
+    assert_eq!(of("storm")["opening_ns"]["ready"]["count"], 8);
+    assert!(of("steady")["opening_ns"].is_null());
     assert_eq!(value["connections"]["failed"], 0);
     let html = fs::read_to_string(folder.path("a.html")).unwrap();
     assert!(html.contains("<h2>Phases</h2>") && html.contains("<td>spike<td"));

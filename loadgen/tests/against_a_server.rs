@@ -10,7 +10,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use switchpoint::{
-    Config, Listener, Registry, Server, Upgraded, protocols,
+    Config, Listener, Registry, Server, Upgraded, monoio, protocols,
     tls::{self, Acceptor, Identity},
 };
 
@@ -264,7 +264,7 @@ fn the_servers_cpu_time_is_read_beside_the_replies() {
     assert!(number("replies") <= value["messages"]["answered"].as_f64().unwrap() + 4.0, "{value:#}");
     // It is a rounded quotient on its way there, and another one on its way back.
     let quotient = number("cpu_ns") / number("replies");
-    assert!((number("cpu_ns_per_message") / quotient - 1.0).abs() < 1e-9, "{value:#}");
+    assert!((number("cpu_ns_per_message") - quotient).abs() <= 1e-9 * quotient, "{value:#}");
     let (_, value) = json(&line);
     assert_eq!(value["server"], Value::Null);
 
@@ -402,6 +402,97 @@ fn a_server_that_leaves_in_the_middle_is_not_forgiven() {
         "{value:#}"
     );
     assert_eq!(kinds(&value).iter().map(|(_, count)| count).sum::<u64>(), 3);
+}
+
+#[test]
+fn what_was_planned_for_connections_that_are_gone_is_the_servers_to_answer() {
+    let (_server, address) = serve(|_| {
+        Registry::new().on("echo", async |mut connection: Upgraded| {
+            for _ in 0..10 {
+                connection.fill().await?;
+                connection.write_all(connection.unread()).await?;
+                connection.consume(connection.unread().len());
+            }
+            Ok(())
+        })
+    });
+    let (code, value) = json(&format!("echo http://{address}/ -c 2 -r 1000 -d 1s --warmup 0s"));
+    assert_eq!((code, &value["verdict"]), (3, &"FAILED".into()), "{value:#}");
+    let messages = &value["messages"];
+    assert_eq!((&messages["planned"], &messages["unoffered"]), (&1000.into(), &0.into()), "{value:#}");
+    // At least one message for each of the server's turns.
+    let answered = messages["answered"].as_u64().unwrap();
+    assert!((20..1000).contains(&answered), "{value:#}");
+    // The rate is over the whole time that was planned.
+    assert_eq!((&value["measured_s"], value["rate"].as_f64()), (&1.0.into(), Some(answered as f64)));
+}
+
+#[test]
+fn who_ends_while_the_idle_are_asked_is_in_the_books() {
+    // All at about the time when they are asked, which takes some 35 ms.
+    let (_server, address) = serve(|_| {
+        Registry::new().on("echo", async |mut connection: Upgraded| {
+            let echo = async {
+                while connection.fill().await? {
+                    connection.write_all(connection.unread()).await?;
+                    connection.consume(connection.unread().len());
+                }
+                Ok::<_, switchpoint::Error>(())
+            };
+            let _ = monoio::time::timeout(Duration::from_millis(530), echo).await;
+            Ok(())
+        })
+    });
+    let (code, value) =
+        json(&format!("echo http://{address}/ -c 500 --idle 90% -r 200 -d 500ms --warmup 0s"));
+    assert_eq!(code, 3, "{value:#}");
+    let phases = value["phases"].as_array().unwrap();
+    let idle = &phases.iter().find(|phase| phase["cohort"] == "idle").unwrap()["messages"];
+    let number = |name: &str| idle[name].as_u64().unwrap();
+    assert_eq!(number("planned"), number("answered") + number("errors") + number("unanswered"), "{value:#}");
+    assert!(!value["problems"].to_string().contains("balance"), "{value:#}");
+}
+
+#[test]
+fn a_number_of_messages_ends_a_run_with_idle_connections() {
+    let (_server, address) = demonstration();
+    let begun = Instant::now();
+    let (code, value) = json(&format!("echo http://{address}/echo -c 10 --idle 50% -n 100"));
+    assert_eq!((code, &value["messages"]["answered"]), (0, &100.into()), "{value:#}");
+    let phases = value["phases"].as_array().unwrap();
+    let idle = phases.iter().find(|phase| phase["cohort"] == "idle").unwrap();
+    assert_eq!(idle["messages"]["answered"], 5);
+    // Not once nothing has happened for a while.
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn a_storm_does_not_count_who_answers_wrongly() {
+    let (_server, address) = serve(|_| {
+        Registry::new().on("echo", async |mut connection: Upgraded| {
+            connection.fill().await?;
+            let mut bytes = connection.unread().to_vec();
+            bytes[20] ^= 1;
+            connection.write_all(&bytes).await?;
+            connection.consume(bytes.len());
+            connection.fill().await?;
+            Ok(())
+        })
+    });
+    let (code, value) = json(&format!("storm http://{address}/ --over echo -c 5"));
+    assert_eq!((code, &value["verdict"]), (3, &"FAILED".into()), "{value:#}");
+    assert_eq!((kinds(&value), &value["connections"]["failed"]), (vec![("wrong-content", 5)], &5.into()));
+}
+
+#[test]
+fn a_dry_run_sends_nothing_and_another_place_can_be_asked() {
+    let output = loadgen("ws ws://127.0.0.1:1/echo --dry-run -c 40 --idle 50% -r 100 -d 3s");
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && text.contains("nothing was sent"), "{text}");
+    assert!(text.contains("40 connections, 20 of them idle") && text.contains("run: 100/s for 3s"), "{text}");
+    let (_server, address) = demonstration();
+    let (code, value) = json(&format!("ws ws://nowhere.invalid/echo --connect-to {address} -c 2 -n 10"));
+    assert_eq!((code, &value["messages"]["answered"]), (0, &10.into()), "{value:#}");
 }
 
 #[test]

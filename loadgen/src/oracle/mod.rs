@@ -1,6 +1,6 @@
 //! A server that misbehaves as it is told, and counts what it did: what a load generator reports is held against it.
 //!
-//! It has nothing in common with the rest of this program, nor with the library: one thread, epoll, frames of its own. An
+//! It has nothing in common with the engine, nor with the library (`units` reads its arguments): one thread, epoll, frames of its own. An
 //! error that both sides had would cancel out.
 
 mod frames;
@@ -468,12 +468,17 @@ impl Oracle {
                 self.counts.drops_of_deliveries += 1;
                 continue;
             }
-            if stagger.is_zero() {
-                self.write(id, bytes);
-            } else {
-                let due = now + stagger.as_nanos() as u64 * at as u64;
-                let bytes = bytes.to_vec();
-                self.push(due, Later::Send { connection: id, bytes, since: now, is_reply: false });
+            let is_doubled =
+                self.script.double.is_some_and(|each| self.counts.deliveries.is_multiple_of(each));
+            self.counts.doubled += u64::from(is_doubled);
+            for _ in 0..if is_doubled { 2 } else { 1 } {
+                if stagger.is_zero() {
+                    self.write(id, bytes);
+                } else {
+                    let due = now + stagger.as_nanos() as u64 * at as u64;
+                    let bytes = bytes.to_vec();
+                    self.push(due, Later::Send { connection: id, bytes, since: now, is_reply: false });
+                }
             }
         }
     }

@@ -47,7 +47,7 @@ pub(crate) struct Script {
     /// `close-after:N,CODE`: it is closed.
     pub(super) close_after: Option<(u64, u16)>,
     /// `fanout`, `fanout:STAGGER`, `fanout:STAGGER,N`: each message goes to all others, one after the other; every N-th
-    /// delivery is left out.
+    /// delivery is left out, and with `dup:N` each N-th is made twice.
     pub(super) fanout: Option<(Duration, Option<u64>)>,
     /// `noread`: nothing is read after the switch.
     pub(super) is_deaf: bool,

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::{Report, heading};
 use crate::{
-    plan::{COHORTS, Phase},
+    plan::{Cohort, Phase},
     record::{Second, Times, percentile},
     units::{Nanos, grouped, short},
 };
@@ -25,7 +25,10 @@ impl Report {
             let all = self.histograms().into_iter();
             all.filter(|(name, times)| times.len() >= 100 && wanted(name)).collect()
         };
-        let is_message = |name: &str| name.contains('/') || name == "last-receiver";
+        let is_message = |name: &str| {
+            name == "last-receiver"
+                || ["response", "service", "send-lag"].contains(&name.rsplit('/').next().unwrap_or(""))
+        };
         let is_measured = |name: &str| {
             let phase = |phase: &Phase| name.split('/').next() == Some(&*phase.name);
             self.plan.phases.iter().find(|one| phase(one)).is_none_or(|phase| phase.is_measured)
@@ -140,7 +143,7 @@ impl Report {
         for verdict in &self.verdict.phases {
             let phase = &self.plan.phases[verdict.index];
             let ledger = self.ledger_of(verdict.index);
-            let slot = &self.finished.record.slots[verdict.index * COHORTS];
+            let slot = &self.finished.record.slots[usize::from(Cohort::Active.slot(verdict.index))];
             let times = if slot.response.is_empty() { &slot.service } else { &slot.response };
             let time = |percent| percentile(times, percent).map_or_else(|| "\u{2013}".to_owned(), short);
             let missed = verdict.thresholds.iter().filter(|outcome| !outcome.is_met);
@@ -237,17 +240,26 @@ impl Picture {
                 5.0 + (1.0 - y) * HEIGHT
             );
         }
-        let _ = write!(self.0, "<path class=\"line c{}\" data-line={index} d=\"{path}\"/>", index % 6);
+        let _ = write!(self.0, "<path class=\"line {}\" data-line={index} d=\"{path}\"/>", look('c', index));
     }
 
     fn finish(self, names: &[&str]) -> String {
         let mut legend = String::new();
         for (index, name) in names.iter().enumerate() {
-            let _ =
-                write!(legend, "<button class=k{} data-line={index}>{}</button>", index % 6, escaped(name));
+            let _ = write!(
+                legend,
+                "<button class=\"{}\" data-line={index}>{}</button>",
+                look('k', index),
+                escaped(name)
+            );
         }
         format!("{}</svg><figcaption>{legend}</figcaption>", self.0)
     }
+}
+
+/// The classes of a curve, or of its name: six colours, then the same with dashes, then with dots.
+fn look(kind: char, index: usize) -> String {
+    format!("{kind}{} d{}", index % 6, index / 6 % 3)
 }
 
 /// Where a time stands between the shortest and the longest, on a logarithmic scale.
@@ -383,13 +395,14 @@ const ROWS: usize = 40;
 const STYLE: &str = ":root{color-scheme:light dark;--f:#222;--b:#fff;--g:#ddd;--h:#a30}\
 @media(prefers-color-scheme:dark){:root{--f:#ddd;--b:#161616;--g:#333;--h:#f96}}\
 body{font:15px/1.45 system-ui,sans-serif;color:var(--f);background:var(--b);max-width:960px;margin:2em auto;padding:0 1em}\
-pre{overflow:auto;font-size:12px}figure{margin:0}svg{width:100%;height:auto}text{font-size:11px;fill:var(--f)}\
+pre{overflow:auto;font-size:12px}table{display:block;overflow-x:auto}figure{margin:0}svg{width:100%;height:auto}text{font-size:11px;fill:var(--f)}\
 .grid{stroke:var(--g);fill:none}.line{fill:none;stroke-width:1.8}.heat{fill:var(--h)}\
 .c0{stroke:#1f77b4}.c1{stroke:#ff7f0e}.c2{stroke:#2ca02c}.c3{stroke:#d62728}.c4{stroke:#9467bd}.c5{stroke:#8c8c8c}\
 button{border:0;border-left:12px solid;background:none;color:var(--f);margin-right:1em;cursor:pointer;font:inherit}\
 .k0{border-color:#1f77b4}.k1{border-color:#ff7f0e}.k2{border-color:#2ca02c}.k3{border-color:#d62728}.k4{border-color:#9467bd}.k5{border-color:#8c8c8c}\
+.d1{stroke-dasharray:7 3;border-left-style:dashed}.d2{stroke-dasharray:2 3;border-left-style:dotted}\
 .off{opacity:.25}.verdict-valid{font-weight:bold;color:#2a7}.verdict-degraded{font-weight:bold;color:#b80}\
-.verdict-failed,.verdict-invalid{font-weight:bold;color:#d33}td,th{padding-right:1.5em;text-align:left;vertical-align:top;white-space:nowrap}td:last-child{white-space:normal}\
+.verdict-failed,.verdict-invalid{font-weight:bold;color:#d33}td,th{padding-right:1.5em;text-align:left;vertical-align:top;white-space:nowrap}td:last-child{white-space:normal;min-width:16em}\
 .mark{stroke:var(--f);stroke-dasharray:2 4;opacity:.5}.name{opacity:.7}\
 @media print{body{max-width:none}button{break-inside:avoid}}";
 

@@ -4,10 +4,10 @@ use std::{fs, path::Path, time::SystemTime};
 
 use serde_json::{Value, json};
 
-use super::{Report, kind, schedule};
+use super::{Report, kind, options, schedule};
 use crate::{
-    plan::{COHORTS, Kind, What},
-    record::{Ledger, Packed, Times, percentile},
+    plan::{COHORTS, Cohort, Kind, What},
+    record::{Ledger, Opening, Packed, Times, percentile},
     stats,
     threshold::Outcome,
 };
@@ -41,6 +41,7 @@ impl Report {
             "censored": self.total.censored,
             "late_replies": record.late,
             "duplicates": record.duplicates,
+            "stray": record.stray,
             "rate": self.rate(),
             "server": finished.server.map(|server| json!({
                 "time_s": server.time as f64 / 1e9,
@@ -50,7 +51,7 @@ impl Report {
                 "cores": server.cores(),
                 "memory_bytes": server.memory,
             })),
-            "kernel": finished.kernel.values().iter().map(|(name, value)| ((*name).to_owned(), Value::from(*value))).collect::<serde_json::Map<_, _>>(),
+            "kernel": finished.kernel.values().iter().map(|(name, value)| (name.to_string(), Value::from(*value))).collect::<serde_json::Map<_, _>>(),
             "connections": { "wanted": plan.connections, "opened": finished.opened, "failed": record.failed },
             "errors": record.errors.iter()
                 .map(|(kind, errors)| json!({ "kind": kind, "count": errors.count, "example": errors.example }))
@@ -61,7 +62,7 @@ impl Report {
             "service_ns": times_json(&self.total.service),
             "send_lag_ns": times_json(&self.total.lag),
             "handshake_ns": times_json(&record.opening.ready),
-            "opening_ns": record.opening.all().into_iter().map(|(name, times)| (name.to_owned(), times_json(times))).collect::<serde_json::Map<_, _>>(),
+            "opening_ns": opening_json(&record.opening),
         });
         if cfg!(feature = "proof") {
             object["allocations"] = record.allocations.into();
@@ -87,6 +88,12 @@ impl Report {
             "connections": plan.connections,
             "depth": plan.depth,
             "size": plan.sizes.max(),
+            "sizes": plan.sizes.to_string(),
+            "idle": plan.idle,
+            "arrival": plan.arrival.to_string(),
+            "verify": plan.verify.name(),
+            "secure": plan.target.url.is_secure(),
+            "options": options(plan),
             "text": plan.is_text(),
             "threads": plan.threads,
             "duration_s": time.map(|time| time.as_secs_f64()),
@@ -96,7 +103,8 @@ impl Report {
     }
 
     fn phases_json(&self) -> Value {
-        let slots = self.finished.record.slots.iter().enumerate().filter(|(_, slot)| slot.ledger.planned > 0);
+        let record = &self.finished.record;
+        let slots = record.slots.iter().enumerate().filter(|(_, slot)| slot.ledger.planned > 0);
         slots
             .map(|(index, slot)| {
                 let phase = &self.plan.phases[index / COHORTS];
@@ -109,12 +117,13 @@ impl Report {
                     "duration_s": phase.time.map(|time| time.as_secs_f64()),
                     "rate": phase.profile.as_ref().map(crate::schedule::Profile::mean),
                     "reconnects": phase.is_storm,
-                    "cohort": if index % COHORTS == 0 { "all" } else { "slow" },
+                    "cohort": Cohort::of(index).name().unwrap_or("all"),
                     "measured": phase.is_measured,
                     "messages": ledger_json(&slot.ledger),
                     "response_ns": times_json(&slot.response),
                     "service_ns": times_json(&slot.service),
                     "send_lag_ns": times_json(&slot.lag),
+                    "opening_ns": record.reopening.get(&(index / COHORTS)).map(opening_json),
                 })
             })
             .collect()
@@ -167,7 +176,12 @@ fn ledger_json(ledger: &Ledger) -> Value {
         "timed_out": ledger.timed_out,
         "unanswered": ledger.unanswered,
         "held": ledger.held,
+        "unoffered": ledger.unoffered,
     })
+}
+
+fn opening_json(opening: &Opening) -> Value {
+    opening.all().into_iter().map(|(name, times)| (name.to_owned(), times_json(times))).collect()
 }
 
 fn times_json(times: &Times) -> Value {
@@ -204,17 +218,31 @@ fn arguments() -> Vec<String> {
 
 fn masked(arguments: impl Iterator<Item = String>) -> Vec<String> {
     let mut is_secret = false;
+    let hidden = |value: &str| format!("{}:***", value.split_once(':').map_or("", |(name, _)| name));
     let mask = |argument: String| {
         if std::mem::take(&mut is_secret) {
-            let shown = argument.split_once(':').map_or("", |(name, _)| name);
-            return format!("{shown}:***");
+            return hidden(&argument);
         }
-        is_secret = matches!(&*argument, "-H" | "--header" | "-A" | "--auth");
-        for flag in ["--header=", "--auth=", "-H", "-A"] {
-            if let Some(value) = argument.strip_prefix(flag).filter(|value| !value.is_empty()) {
-                let shown = value.split_once(':').map_or("", |(name, _)| name);
-                return format!("{flag}{shown}:***");
+        if let Some(value) = argument.strip_prefix("--") {
+            let (name, value) =
+                value.split_once('=').map_or((value, None), |(name, value)| (name, Some(value)));
+            if ["header", "auth", "subprotocol"].contains(&name) {
+                is_secret = value.is_none();
+                return value.map_or_else(|| argument.clone(), |value| format!("--{name}={}", hidden(value)));
             }
+            return match value.map(str::parse::<crate::target::Target>) {
+                Some(Ok(target)) => format!("--{name}={target}"),
+                _ => argument,
+            };
+        }
+        // Behind flags without a value, in one argument: `-kA user:password`.
+        if let Some(cluster) = argument.strip_prefix('-')
+            && let Some((before, value)) = cluster.split_once(['H', 'A'])
+            && before.chars().all(|flag| flag == 'k')
+        {
+            let flag = &argument[..before.len() + 2];
+            is_secret = value.is_empty();
+            return if is_secret { argument } else { format!("{flag}{}", hidden(value)) };
         }
         match argument.parse::<crate::target::Target>() {
             Ok(target) => target.to_string(),
@@ -251,12 +279,13 @@ mod tests {
 
     #[test]
     fn secrets_are_not_repeated() {
-        let line =
-            "ws ws://h/?token=abc -H Authorization:secret --header=Cookie:id=1 -A user:secret -HX:y -c 5";
+        let line = "ws ws://h/?token=abc -H Authorization:secret --header=Cookie:id=1 -A user:secret -HX:y -c 5 \
+             -kA user:secret -kHX:secret --subprotocol secret --auth=user:secret --a=ws://h/?secret -k";
         let shown = masked(line.split(' ').map(str::to_owned)).join(" ");
         assert_eq!(
             shown,
-            "ws ws://h/?token=*** -H Authorization:*** --header=Cookie:*** -A user:*** -HX:*** -c 5"
+            "ws ws://h/?token=*** -H Authorization:*** --header=Cookie:*** -A user:*** -HX:*** -c 5 \
+             -kA user:*** -kHX:*** --subprotocol :*** --auth=user:*** --a=ws://h/?*** -k"
         );
     }
 

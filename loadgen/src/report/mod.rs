@@ -10,11 +10,11 @@ mod text;
 use std::{fs, io, path::Path, sync::Arc};
 
 use crate::{
-    plan::{COHORTS, Format, Http2, Kind, Plan, What},
+    plan::{COHORTS, Cohort, Format, Http2, Kind, Plan, What},
     record::{Ledger, Packed, Slot, Times},
     run::Finished,
     stats,
-    units::{Nanos, plural, rate_text},
+    units::{Nanos, grouped, plural, rate_text},
     verdict::{self, Verdict},
 };
 
@@ -100,7 +100,10 @@ impl Report {
         let mut all = Vec::new();
         for (index, slot) in self.finished.record.slots.iter().enumerate() {
             let phase = &self.plan.phases[index / COHORTS].name;
-            let name = if index % COHORTS == 0 { phase.clone() } else { format!("{phase}/slow") };
+            let name = match Cohort::of(index).name() {
+                Some(cohort) => format!("{phase}/{cohort}"),
+                None => phase.clone(),
+            };
             for (kind, times) in
                 [("response", &slot.response), ("service", &slot.service), ("send-lag", &slot.lag)]
             {
@@ -108,17 +111,22 @@ impl Report {
             }
         }
         all.extend(self.finished.record.opening.all().map(|(name, times)| (name.to_owned(), times)));
+        for (phase, opening) in &self.finished.record.reopening {
+            let phase = &self.plan.phases[*phase].name;
+            all.extend(opening.all().map(|(name, times)| (format!("{phase}/{name}"), times)));
+        }
         if let Some(fanout) = &self.finished.fanout {
             all.push(("last-receiver".to_owned(), &fanout.last));
         }
         all
     }
 
-    /// What became of a phase's messages, in both cohorts.
+    /// What became of a phase's messages, but for those of idle connections.
     fn ledger_of(&self, phase: usize) -> Ledger {
         let mut ledger = Ledger::default();
-        let slots = &self.finished.record.slots[phase * COHORTS..(phase + 1) * COHORTS];
-        slots.iter().for_each(|slot| ledger.add(&slot.ledger));
+        for cohort in Cohort::BUSY {
+            ledger.add(&self.finished.record.slots[usize::from(cohort.slot(phase))].ledger);
+        }
         ledger
     }
 
@@ -183,6 +191,25 @@ fn kind(plan: &Plan) -> String {
     }
 }
 
+/// What is not as usual, in words.
+fn options(plan: &Plan) -> Vec<String> {
+    let mut options = Vec::new();
+    if let Some(how) = plan.websocket() {
+        options.extend(how.deflate.then(|| "permessage-deflate".to_owned()));
+        options.extend(how.fragment.map(|size| format!("frames of {size} bytes")));
+        options.extend(how.has_zero_mask.then(|| "masks of zeroes".to_owned()));
+        options.extend(how.ping.map(|time| format!("a ping each {}", humantime::format_duration(time))));
+    }
+    options.extend(
+        plan.slow
+            .map(|slow| format!("{} % slow, of {} bytes a second", slow.part * 100.0, slow.bytes_a_second)),
+    );
+    options.extend(plan.timeout.map(|time| format!("a timeout of {}", humantime::format_duration(time))));
+    options.extend(plan.reconnects.then(|| "reconnects".to_owned()));
+    options.extend(plan.connection_rate.map(|rate| format!("{} connections/s", rate_text(rate))));
+    options
+}
+
 /// When messages, or connections, are due.
 fn schedule(plan: &Plan) -> String {
     let mut parts: Vec<String> = Vec::new();
@@ -209,8 +236,14 @@ pub(crate) fn heading(plan: &Plan) -> String {
         Kind::Load => format!(" with {} in flight each", plan.depth),
         _ => String::new(),
     };
+    let mut apart = String::new();
+    for (count, name) in [(plan.count(Cohort::Idle), "idle"), (plan.count(Cohort::Slow), "slow")] {
+        if count > 0 {
+            apart += &format!(", {} of them {name}", grouped(count.into()));
+        }
+    }
     format!(
-        "loadgen {}  {}\n  {}\n  {}{in_flight}, {}, seed {}\n  {}",
+        "loadgen {}  {}\n  {}\n  {}{apart}{in_flight}, {}, seed {}\n  {}",
         env!("CARGO_PKG_VERSION"),
         plan.target,
         kind(plan),

@@ -6,7 +6,7 @@ use comfy_table::{CellAlignment, Table, presets};
 
 use super::Report;
 use crate::{
-    plan::{COHORTS, Kind},
+    plan::{COHORTS, Cohort, Kind},
     record::{Ledger, Times, percentile},
     stats,
     units::{Nanos, grouped, plural, rate_text, short},
@@ -32,7 +32,21 @@ impl Report {
         };
         line("rate", &format!("{rate} answered{planned}, over {:.2} s", finished.measured.as_secs_f64()));
         if ledger.held > 0 {
-            line("held", &format!("{} sent late because their connection had no room", grouped(ledger.held)));
+            line(
+                "held",
+                &format!("{} had no connection with room for them at their time", grouped(ledger.held)),
+            );
+        }
+        if self.plan.has(Cohort::Idle) {
+            let ledger = verdict::idle(&self.plan, finished);
+            line(
+                "idle",
+                &format!(
+                    "{} of {} that were silent until the end were answered then",
+                    grouped(ledger.answered),
+                    plural(self.plan.count(Cohort::Idle).into(), "connection")
+                ),
+            );
         }
         if self.warmup.planned > 0 {
             let Ledger { planned, answered, unanswered, .. } = self.warmup;
@@ -134,15 +148,18 @@ impl Report {
     fn table(&self) -> String {
         let mut table = Table::new();
         table.load_style(presets::NOTHING);
-        let heads = ["", "count", "min", "p50", "p90", "p99", "p99.9", "p99.99", "max", "p99 \u{b1}"];
+        let percentiles = &self.plan.output.percentiles;
+        let mut heads: Vec<String> = ["", "count", "min"].map(str::to_owned).to_vec();
+        heads.extend(percentiles.iter().map(|percent| format!("p{percent}")));
+        heads.extend(["max", "p99 \u{b1}"].map(str::to_owned));
         table.set_header(heads);
         let mut row = |name: &str, times: &Times| {
             if times.is_empty() {
                 return;
             }
             let mut cells = vec![name.to_owned(), grouped(times.len()), short(times.min())];
-            for percent in PERCENTILES {
-                cells.push(percentile(times, percent).map_or_else(|| DASH.to_owned(), short));
+            for percent in percentiles {
+                cells.push(percentile(times, *percent).map_or_else(|| DASH.to_owned(), short));
             }
             cells.push(short(times.max()));
             let width = stats::interval(times, 0.99).map(|(low, high)| (high - low) / 2);
@@ -156,7 +173,8 @@ impl Report {
                 continue;
             }
             let prefix = if is_several { format!("{} ", phase.name) } else { String::new() };
-            let prefix = if index % COHORTS == 1 { format!("{prefix}slow ") } else { prefix };
+            let cohort = Cohort::of(index).name();
+            let prefix = cohort.map_or_else(|| prefix.clone(), |cohort| format!("{prefix}{cohort} "));
             row(&format!("{prefix}response"), &slot.response);
             row(&format!("{prefix}service"), &slot.service);
             row(&format!("{prefix}send-lag"), &slot.lag);
@@ -170,6 +188,11 @@ impl Report {
         }
         for (name, times) in self.finished.record.opening.all() {
             row(&name.replace('-', " "), times);
+        }
+        for (phase, opening) in &self.finished.record.reopening {
+            for (name, times) in opening.all() {
+                row(&format!("{} {}", self.plan.phases[*phase].name, name.replace('-', " ")), times);
+            }
         }
         for (at, column) in table.column_iter_mut().enumerate() {
             if at > 0 {
@@ -286,7 +309,6 @@ impl Report {
     }
 }
 
-const PERCENTILES: [f64; 5] = [50.0, 90.0, 99.0, 99.9, 99.99];
 const DASH: &str = "\u{2013}";
 /// What is long enough to be called a stall.
 const STALL: Nanos = Duration::from_millis(100).as_nanos() as Nanos;

@@ -38,6 +38,7 @@ pub(super) const CASES: &[(&str, fn())] = &[
     ("t13_a_storm_counts_from_the_intended_connect", t13_a_storm_counts_from_the_intended_connect),
     ("t14_a_fan_out_knows_who_has_not_heard_it", t14_a_fan_out_knows_who_has_not_heard_it),
     ("t15_slow_readers_have_figures_of_their_own", t15_slow_readers_have_figures_of_their_own),
+    ("t15_idle_connections_are_heard_in_the_end", t15_idle_connections_are_heard_in_the_end),
     ("t16_connections_come_from_many_addresses", t16_connections_come_from_many_addresses),
     ("t19_warm_up_is_excluded_by_the_intended_time", t19_warm_up_is_excluded_by_the_intended_time),
     (
@@ -54,6 +55,7 @@ pub(super) const CASES: &[(&str, fn())] = &[
     ("t17_a_search_finds_the_edge", t17_a_search_finds_the_edge),
     ("ping_keeps_connections_alive", ping_keeps_connections_alive),
     ("reconnect_opens_what_the_server_ends", reconnect_opens_what_the_server_ends),
+    ("a_storm_settles_what_it_has_left_behind", a_storm_settles_what_it_has_left_behind),
     ("t10_files_add_up_to_what_was_printed", t10_files_add_up_to_what_was_printed),
 ];
 
@@ -357,6 +359,10 @@ fn t14_a_fan_out_knows_who_has_not_heard_it() {
         );
         assert_eq!((&fanout["delivered"], &fanout["incomplete"]), (&3960.into(), &40.into()));
         assert_eq!(fanout["duplicates"], 0);
+        let oracle = Oracle::start("fanout+dup:500");
+        let (code, value) = run(&oracle, "fanout --receivers 100 -r 20 -d 2s --grace 500ms");
+        assert_eq!((code, errors(&value)), (3, vec![("duplicate-reply".to_owned(), 8)]), "{value:#}");
+        assert_eq!((&value["fanout"]["duplicates"], &oracle.ledger()["doubled"]), (&8.into(), &8.into()));
         let oracle = Oracle::start("fanout:100us");
         let (code, value) = run(&oracle, "fanout --receivers 100 -r 20 -d 2s --grace 500ms");
         assert_eq!((code == 3, &value["fanout"]["incomplete"]), (false, &0.into()), "{value:#}");
@@ -377,6 +383,28 @@ fn t15_slow_readers_have_figures_of_their_own() {
     assert!(ms(&cohort("slow")["response_ns"]["p50"]) > 200.0, "{:#}", cohort("slow"));
     assert_eq!(cohort("all")["messages"]["unanswered"], 0);
     assert!(ms(&cohort("all")["response_ns"]["p50"]) < 20.0, "{:#}", cohort("all"));
+}
+
+fn t15_idle_connections_are_heard_in_the_end() {
+    for how in ["-r 400", "-p 4"] {
+        let oracle = Oracle::start("echo");
+        let line = format!("ws -c 300 --idle 90% {how} -d 500ms --warmup 0s");
+        let (_, value) = run(&oracle, &line);
+        let phases = value["phases"].as_array().unwrap();
+        let idle = phases.iter().find(|phase| phase["cohort"] == "idle").unwrap();
+        // Each of the 270 says one message, which is nobody else's.
+        assert_eq!((&idle["messages"]["planned"], &idle["messages"]["answered"]), (&270.into(), &270.into()));
+        assert_eq!(idle["service_ns"]["count"], 270);
+        assert_eq!(oracle.ledger()["messages"], value["messages"]["sent"].as_u64().unwrap() + 270);
+        assert!(how != "-r 400" || value["messages"]["planned"] == 200, "{value:#}");
+    }
+    // Who is gone when it is asked is not forgiven.
+    let oracle = Oracle::start("dead:100ms");
+    let (code, value) = run(&oracle, "ws -c 20 --idle 50% -r 100 -d 500ms --warmup 0s --grace 200ms");
+    let phases = value["phases"].as_array().unwrap();
+    let idle = phases.iter().find(|phase| phase["cohort"] == "idle").unwrap();
+    assert_eq!(idle["messages"]["unanswered"], 10, "{value:#}");
+    assert!(code == 3 || code == 4, "{code}");
 }
 
 fn t16_connections_come_from_many_addresses() {
@@ -525,9 +553,45 @@ fn reconnect_opens_what_the_server_ends() {
         let oracle = Oracle::start(script);
         let (_, value) = run(&oracle, line);
         assert_eq!(oracle.ledger()["upgrades"], 4);
+        // That is not the generator's fault, and all of it was planned.
+        let messages = &value["messages"];
+        assert_eq!((&messages["planned"], &messages["unoffered"]), (&400.into(), &0.into()), "{value:#}");
+        let problems = value["problems"].to_string();
+        assert!(!problems.contains("offered"), "{problems}");
         let unanswered = value["messages"]["unanswered"].as_u64().unwrap();
         assert!(unanswered >= 300, "{script}: {unanswered}");
     }
+}
+
+/// Who waits for a reply that was lost leaves only when it is given up, and the one that has come for it works meanwhile.
+fn a_storm_settles_what_it_has_left_behind() {
+    let file = std::env::temp_dir().join(format!("loadgen-storm-{}.toml", std::process::id()));
+    for (rate, flags) in [("", "pipeline = 4"), ("rate = 2000", "")] {
+        let oracle = Oracle::start("drop:200");
+        let phase = |name: &str, more: &str| {
+            format!("[[phase]]\nname = \"{name}\"\ntime = \"400ms\"\n{rate}\n{more}\n")
+        };
+        let phases = phase("first", "") + &phase("storm", "reconnect-all = true") + &phase("last", "");
+        let text = format!(
+            "url = \"ws://{}/\"\nconnections = 8\ngrace = \"300ms\"\n{flags}\n{phases}",
+            oracle.address()
+        );
+        std::fs::write(&file, text).unwrap();
+        let output = std::process::Command::new(program())
+            .arg("run")
+            .arg(&file)
+            .args(["--json", "--no-progress"])
+            .output()
+            .unwrap();
+        let (code, value) = parsed(&output);
+        let messages = &value["messages"];
+        assert!(code == 3 || code == 4, "{value:#}");
+        assert!(!value["problems"].to_string().contains("balance"), "{value:#}");
+        // All that was lost is known, and nothing else is missing.
+        assert_eq!(messages["unanswered"], oracle.ledger()["dropped"], "{value:#}");
+        assert!(messages["answered"].as_u64() > Some(500), "{value:#}");
+    }
+    std::fs::remove_file(file).unwrap();
 }
 
 /// The same books in another form.
@@ -551,11 +615,20 @@ fn t10_files_add_up_to_what_was_printed() {
     assert!(csv.contains(&format!("run/response,{count},")), "{csv}");
     assert!(std::fs::read_to_string(path("hgrm/run-response.hgrm")).unwrap().contains(&format!("{count}]")));
     assert!(std::fs::read_to_string(path("a.html")).unwrap().contains("<svg"));
+    // Another run, of another length: what they have of one name becomes one histogram.
+    let line = format!("ws -c 4 -r 1000 -d 1500ms --warmup 0s --hlog {}", path("b.hlog"));
+    let (_, other) = run(&oracle, &line);
     let merge = std::process::Command::new(program())
-        .args(["merge", &path("a.hlog"), &path("a.hlog"), "-o", &path("b.hlog")])
+        .args(["merge", &path("a.hlog"), &path("b.hlog"), "-o", &path("c.hlog")])
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&merge.stdout);
     assert!(merge.status.success() && text.contains("2 logs"), "{text}");
+    let merged = std::fs::read_to_string(path("c.hlog")).unwrap();
+    let lines: Vec<_> = merged.lines().filter(|line| line.starts_with("Tag=run/response,")).collect();
+    assert_eq!(lines.len(), 1, "{merged}");
+    let sum = text::decoded(lines[0].rsplit(',').next().unwrap()).unwrap();
+    let counts = [count, &other["response_ns"]["count"]].map(|count| count.as_u64().unwrap());
+    assert_eq!(sum.len(), counts.iter().sum::<u64>());
     std::fs::remove_dir_all(folder).unwrap();
 }

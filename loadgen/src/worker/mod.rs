@@ -19,7 +19,7 @@ mod schedule;
 mod ticker;
 
 use std::{
-    cell::{Cell, OnceCell, RefCell},
+    cell::{Cell, OnceCell, RefCell, RefMut},
     collections::VecDeque,
     io,
     net::SocketAddr,
@@ -40,8 +40,8 @@ use crate::{
     content::Content,
     fanout,
     pace::Pacer,
-    plan::{COHORTS, Kind, Plan, What},
-    record::{Interval, Record},
+    plan::{COHORTS, Cohort, Kind, Plan, What},
+    record::{Interval, Opening, Record},
     scenario::Scenario,
     scenarios::{Echo, Requests, WebSocket, WebSockets},
     server::Usage,
@@ -140,15 +140,21 @@ pub(crate) struct Worker<S> {
     pub(crate) timeout: Option<Nanos>,
     /// What still waits was given up.
     pub(crate) is_cut: Cell<bool>,
-    /// Connections that messages can be sent on.
+    /// All connections.
     live: RefCell<Vec<Rc<Connection<S>>>>,
+    /// Those that messages are sent on: all but the idle ones.
+    speakers: RefCell<Vec<Rc<Connection<S>>>>,
     /// Connections that are not over, or being opened again.
     busy: Cell<usize>,
+    /// How many of them are idle.
+    idle: Cell<usize>,
     /// Whose turn it is.
     next: Cell<usize>,
     /// Messages for which there was no connection.
     orphans: RefCell<VecDeque<(Nanos, usize)>>,
-    /// A connection timed out, so the others are not tried.
+    /// The latest phase that has opened all connections again.
+    storm: Cell<Option<usize>>,
+    /// A connection timed out, so the others that are opened with it are not tried.
     gave_up: Cell<bool>,
     /// Nothing more is to be sent.
     over: Cell<Option<Nanos>>,
@@ -191,7 +197,7 @@ impl<S: Scenario> Worker<S> {
     ) -> Rc<Self> {
         Rc::new(Self {
             budget: Cell::new(plan.budget(index)),
-            record: RefCell::new(Record::brought(plan.slots())),
+            record: RefCell::new(Record::brought(plan.slots(), |slot| plan.has(Cohort::of(slot)))),
             timeout: plan.timeout.map(nanos),
             plan,
             content,
@@ -200,9 +206,12 @@ impl<S: Scenario> Worker<S> {
             index,
             out: RefCell::new(Vec::new()),
             live: RefCell::default(),
+            speakers: RefCell::default(),
             busy: Cell::new(0),
+            idle: Cell::new(0),
             next: Cell::new(0),
             orphans: RefCell::default(),
+            storm: Cell::new(None),
             gave_up: Cell::new(false),
             over: Cell::new(None),
             is_cut: Cell::new(false),
@@ -229,6 +238,21 @@ impl<S: Scenario> Worker<S> {
         self.over.get().is_some()
     }
 
+    /// Messages are due, or soon will be.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.schedule.get().is_some()
+    }
+
+    /// The latest phase that has opened all connections again.
+    pub(crate) fn storm_phase(&self) -> Option<usize> {
+        self.storm.get()
+    }
+
+    /// Where the opening of connections is counted: of the first ones, or of those that a phase has opened again.
+    pub(crate) fn opening(&self, storm: Option<usize>) -> RefMut<'_, Opening> {
+        RefMut::map(self.record.borrow_mut(), |record| record.opening_of(storm))
+    }
+
     #[inline]
     fn window(&self, phase: usize) -> Option<&Window> {
         self.schedule.get()?.phases.get(phase)
@@ -243,7 +267,8 @@ impl<S: Scenario> Worker<S> {
     /// Whether the messages of a slot have intended times.
     #[inline]
     pub(crate) fn is_open(&self, slot: u16) -> bool {
-        self.window(usize::from(slot) / COHORTS).is_some_and(|phase| phase.is_open)
+        let slot = usize::from(slot);
+        self.window(slot / COHORTS).is_some_and(|phase| phase.is_open) && Cohort::of(slot) != Cohort::Idle
     }
 
     /// Up to when what has no reply `now`, and will not get one, has waited: what nobody answers waits to the end.
@@ -252,7 +277,9 @@ impl<S: Scenario> Worker<S> {
         match self.over.get() {
             _ if self.is_cut.get() => self.cut_at.get(),
             None if end < Nanos::MAX => now.max(end),
-            _ => now,
+            None => now,
+            // What nobody was left for was planned to an end that is still to come.
+            Some(over) => now.max(over),
         }
     }
 

@@ -9,7 +9,7 @@ use crate::{
     connection::{self, Connection, Opened},
     fault::Fault,
     pace::Pacer,
-    plan::Kind,
+    plan::Cohort,
     scenario::Scenario,
     units::Nanos,
 };
@@ -19,16 +19,26 @@ impl<S: Scenario> Worker<S> {
     pub(crate) fn join(self: &Rc<Self>, (connection, buffer): (Rc<Connection<S>>, Vec<u8>)) {
         self.live.borrow_mut().push(Rc::clone(&connection));
         self.busy.set(self.busy.get() + 1);
-        let orphans = std::mem::take(&mut *self.orphans.borrow_mut());
-        for (due, phase) in orphans {
-            connection.adopt(due, phase);
+        if connection.cohort() == Cohort::Idle {
+            self.idle.set(self.idle.get() + 1);
+        } else {
+            self.speakers.borrow_mut().push(Rc::clone(&connection));
+            let orphans = std::mem::take(&mut *self.orphans.borrow_mut());
+            for (due, phase) in orphans {
+                connection.adopt(due, phase);
+            }
         }
         monoio::spawn(connection.drive(Rc::clone(self), buffer));
     }
 
     /// A connection is over.
     pub(crate) fn gone(self: &Rc<Self>, connection: &Rc<Connection<S>>) {
-        self.live.borrow_mut().retain(|live| !Rc::ptr_eq(live, connection));
+        let is_another = |other: &Rc<Connection<S>>| !Rc::ptr_eq(other, connection);
+        self.live.borrow_mut().retain(is_another);
+        self.speakers.borrow_mut().retain(is_another);
+        if connection.cohort() == Cohort::Idle {
+            self.idle.set(self.idle.get() - 1);
+        }
         if self.plan.reconnects && !self.is_over() && !connection.is_closing() {
             monoio::spawn(Rc::clone(self).open_again(connection.number));
         } else {
@@ -56,9 +66,12 @@ impl<S: Scenario> Worker<S> {
     }
 
     /// All connections are closed and opened again, which is meant to happen `now`.
-    pub(super) fn storm(self: &Rc<Self>, pacer: &Rc<Pacer>, now: Nanos) {
-        let live = std::mem::take(&mut *self.live.borrow_mut());
-        live.iter().for_each(|connection| connection.leave(now));
+    pub(super) fn reopen_all(self: &Rc<Self>, pacer: &Rc<Pacer>, phase: usize, now: Nanos) {
+        self.storm.set(Some(phase));
+        self.speakers.borrow_mut().clear();
+        let live = self.live.borrow().clone();
+        // Those of an earlier storm may still be about to leave.
+        live.iter().filter(|live| !live.is_closing()).for_each(|connection| connection.leave(now));
         let (worker, pacer) = (Rc::clone(self), Rc::clone(pacer));
         self.busy.set(self.busy.get() + 1);
         monoio::spawn(async move {
@@ -77,6 +90,7 @@ impl<S: Scenario> Worker<S> {
         intended: Option<Nanos>,
         pacer: &Rc<Pacer>,
     ) -> Vec<Opened<S>> {
+        self.gave_up.set(false);
         if let Some(rate) = self.plan.connection_rate {
             return self.open_at_rate(share, rate, pacer).await;
         }
@@ -89,7 +103,7 @@ impl<S: Scenario> Worker<S> {
                 let number = left.next();
                 next.set(left);
                 let Some(number) = number else { return opened };
-                match worker.attempt(number, intended).await {
+                match worker.attempt_with_others(number, intended).await {
                     Ok(connection) => opened.push(connection),
                     Err(fault) => worker.record.borrow_mut().fault(&fault),
                 }
@@ -115,7 +129,7 @@ impl<S: Scenario> Worker<S> {
                 break;
             }
             let worker = Rc::clone(self);
-            tasks.push(monoio::spawn(async move { worker.attempt(number, Some(due)).await }));
+            tasks.push(monoio::spawn(async move { worker.attempt_with_others(number, Some(due)).await }));
         }
         let mut all = Vec::new();
         for task in tasks {
@@ -127,13 +141,29 @@ impl<S: Scenario> Worker<S> {
         all
     }
 
+    /// Opens one of many connections. Once one has timed out, the others are not tried: they would only take as long.
+    async fn attempt_with_others(
+        self: &Rc<Self>,
+        number: u32,
+        intended: Option<Nanos>,
+    ) -> Result<Opened<S>, Fault> {
+        if self.gave_up.get() {
+            return Err(Fault::NotTried);
+        }
+        let result = self.attempt(number, intended).await;
+        if matches!(result, Err(Fault::TimedOut(_))) {
+            self.gave_up.set(true);
+        }
+        result
+    }
+
     /// Opens a connection within its time, or until the user wants an end.
     pub(crate) async fn attempt(
         self: &Rc<Self>,
         number: u32,
         intended: Option<Nanos>,
     ) -> Result<Opened<S>, Fault> {
-        if self.is_stopped() || self.gave_up.get() {
+        if self.is_stopped() {
             return Err(Fault::NotTried);
         }
         // In a box, so that what only the handshake needs is gone when it is over.
@@ -146,8 +176,6 @@ impl<S: Scenario> Worker<S> {
             }
             left -= slice;
             if left.is_zero() {
-                // A storm measures how many time out; others only want to begin.
-                self.gave_up.set(!matches!(self.plan.kind, Kind::Storm { .. }));
                 return Err(Fault::TimedOut(self.plan.connect_timeout));
             }
             if self.is_stopped() {

@@ -7,7 +7,6 @@ use std::{
     cell::RefCell,
     io,
     mem::MaybeUninit,
-    ops::Range,
     os::{
         fd::{AsRawFd, BorrowedFd},
         unix::net,
@@ -34,19 +33,19 @@ use crate::{
 /// Those of one core.
 pub(crate) struct Readers<S> {
     set: UnixStream,
-    first: u32,
-    /// By their number, from the first one.
+    /// By their places. One that leaves has its own beside the one that has come for it.
     connections: RefCell<Vec<Option<Rc<Connection<S>>>>>,
+    /// Places that are free.
+    free: RefCell<Vec<usize>>,
 }
 
 impl<S: Scenario> Readers<S> {
-    /// For the calling thread's runtime, and connections with these numbers.
-    pub(super) fn new(share: Range<u32>) -> io::Result<Self> {
+    /// For the calling thread's runtime, and about so many connections.
+    pub(super) fn new(count: usize) -> io::Result<Self> {
         let set = epoll::create(CreateFlags::CLOEXEC)?;
         // What waits for a stream to be readable waits for a set, too.
         let set = UnixStream::from_std(net::UnixStream::from(set))?;
-        let connections = RefCell::new(share.clone().map(|_| None).collect());
-        Ok(Self { set, first: share.start, connections })
+        Ok(Self { set, connections: RefCell::new(Vec::with_capacity(count)), free: RefCell::default() })
     }
 
     /// From now on all that arrives on `tcp` is the connection's to [take](Connection::take), until this is dropped.
@@ -55,11 +54,18 @@ impl<S: Scenario> Readers<S> {
         connection: &Rc<Connection<S>>,
         tcp: &'a Tcp,
     ) -> io::Result<Reader<'a, S>> {
-        let index = connection.number - self.first;
+        let mut connections = self.connections.borrow_mut();
+        let index = self.free.borrow_mut().pop().unwrap_or_else(|| {
+            connections.push(None);
+            connections.len() - 1
+        });
+        // Whoever fails to be added is dropped, and leaves the place.
+        let reader = Reader { readers: self, tcp, index };
         let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
-        epoll::add(self.fd(), tcp.fd(), EventData::new_u64(index.into()), flags)?;
-        self.connections.borrow_mut()[index as usize] = Some(Rc::clone(connection));
-        Ok(Reader { readers: self, tcp, index })
+        let added = epoll::add(self.fd(), tcp.fd(), EventData::new_u64(index as u64), flags);
+        connections[index] = Some(Rc::clone(connection));
+        drop(connections);
+        added.map(|()| reader).map_err(Into::into)
     }
 
     /// Hands over what arrives, as long as the runtime runs.
@@ -130,14 +136,15 @@ impl<S: Scenario> Readers<S> {
 pub(crate) struct Reader<'a, S: Scenario> {
     readers: &'a Readers<S>,
     tcp: &'a Tcp,
-    index: u32,
+    index: usize,
 }
 
 impl<S: Scenario> Drop for Reader<'_, S> {
     fn drop(&mut self) {
         // It fails for a descriptor that is not there, which is what is wanted.
         let _ = epoll::delete(self.readers.fd(), self.tcp.fd());
-        self.readers.connections.borrow_mut()[self.index as usize] = None;
+        self.readers.connections.borrow_mut()[self.index] = None;
+        self.readers.free.borrow_mut().push(self.index);
     }
 }
 
