@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Drives the built-in page in headless Chromium.
+# Drives the built-in page, or a report of the load generator, in headless Chromium.
 #   tests/browser/run.sh URL [OUT_DIR]
-# URL      the page of a running server, such as http://127.0.0.1:8080/
+# URL      the page of a running server, such as http://127.0.0.1:8080/, or file:///…/report.html
 # OUT_DIR  where the screenshots go (default: a new temporary directory)
 # Exit: 0 all checks passed, 1 a check failed, 2 wrong usage, 77 skipped.
 set -u
@@ -53,6 +53,8 @@ fi
 export CHROMIUM=$chromium PLAYWRIGHT_CORE=$cache/node_modules/playwright-core
 if [ -n "${SPKI:-}" ]; then
   node "$here/tls.mjs" "$url" "$SPKI"
+elif [[ $url == file:* ]]; then
+  node "$here/report.mjs" "$url" "$out"
 else
   node "$here/page.mjs" "$url" "$out"
 fi
