@@ -291,8 +291,8 @@ struct CommonArgs {
     /// With TLS: the name to ask for, if it is not the URL's host.
     #[arg(long, value_name = "NAME")]
     sni: Option<String>,
-    /// Where connections come from: an address, or a range such as `127.0.0.0/24`. Beyond 28 000 connections to one
-    /// server, one address has no ports left.
+    /// Where connections come from: an address, a range such as `127.0.0.0/24`, or `auto` for all of loopback. Beyond 28 000
+    /// connections to one server, one address has no ports left.
     #[arg(long, value_name = "CIDR", value_parser = sources)]
     source: Option<Sources>,
     /// Connects there and not to the URL's host, which is still the one that is asked for: one of several servers of a name.
@@ -301,9 +301,10 @@ struct CommonArgs {
     /// What waits for the kernel: `auto` (io_uring where it is allowed, else epoll), `uring` or `epoll`.
     #[arg(long, value_name = "DRIVER", default_value = "auto", value_parser = str::parse::<Driver>)]
     driver: Driver,
-    /// The process id of a server on this machine: its CPU time for each message, and its memory.
-    #[arg(long, value_name = "PID")]
-    server_pid: Option<u32>,
+    /// The process id of a server on this machine, or `auto` for who listens there: its CPU time for each message, and its
+    /// memory.
+    #[arg(long, value_name = "PID", value_parser = server_pid)]
+    server_pid: Option<ServerPid>,
     /// What the content and the schedule are made from; random unless given.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -561,6 +562,20 @@ fn label(text: &str) -> Result<(String, String), String> {
     Ok((name.to_owned(), value.to_owned()))
 }
 
+/// Which process is the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ServerPid {
+    Auto,
+    Is(u32),
+}
+
+fn server_pid(text: &str) -> Result<ServerPid, String> {
+    match text {
+        "auto" => Ok(ServerPid::Auto),
+        _ => text.parse().map(ServerPid::Is).map_err(|_| "a process id is a number, or `auto`".to_owned()),
+    }
+}
+
 fn percentile(text: &str) -> Result<f64, String> {
     let percent = text.trim().trim_start_matches('p').parse::<f64>().ok();
     percent
@@ -611,7 +626,8 @@ fn auth(text: &str) -> Result<(String, String), String> {
 
 /// The addresses of a range: of an IPv4 one as many as it has, without the first and the last, and at most 65 534.
 fn sources(text: &str) -> Result<Vec<IpAddr>, String> {
-    let hint = "a source is such as 127.0.0.1, ::1 or 127.0.0.0/24";
+    let hint = "a source is such as 127.0.0.1, ::1, 127.0.0.0/24 or auto";
+    let text = if text == "auto" { LOOPBACK } else { text };
     let Some((base, bits)) = text.split_once('/') else {
         return Ok(vec![text.parse().map_err(|_| hint)?]);
     };
@@ -625,6 +641,7 @@ fn sources(text: &str) -> Result<Vec<IpAddr>, String> {
 }
 
 const SOURCES_MAX: usize = 65_534;
+const LOOPBACK: &str = "127.0.0.0/8";
 
 /// One argument, and not one that repeats.
 type Sources = Vec<IpAddr>;
@@ -1007,7 +1024,11 @@ fn to_plan(common: CommonArgs, kind: Kind, what: What, phases: Vec<Phase>) -> Re
         slow: None,
         idle: 0.0,
         reconnects: false,
-        server_pid: common.server_pid,
+        server_pid: match common.server_pid {
+            Some(ServerPid::Is(pid)) => Some(pid),
+            _ => None,
+        },
+        finds_server: common.server_pid == Some(ServerPid::Auto),
         seed: common.seed.unwrap_or_else(|| RandomState::new().hash_one(0) >> 32),
         thresholds: common.threshold,
         errors_max: common.max_errors,
@@ -1088,6 +1109,7 @@ mod tests {
             ("ws ws://h/ --threshold p99(x)<1ms", "response"),
             ("ws ws://h/ --slow-readers 5", "5%:1KB/s"),
             ("ws ws://h/ --idle 5", "50%"),
+            ("ws ws://h/ --server-pid me", "`auto`"),
             ("ws ws://h/ --percentiles 50,100", "less than 100"),
             ("ws ws://h/ --connect-to h", "127.0.0.1:8080"),
             ("ws ws://h/ --idle 60% --slow-readers 40%:1KB/s", "nobody is left"),
@@ -1138,6 +1160,7 @@ mod tests {
         assert_eq!(plan.sources[0], "127.0.0.1".parse::<IpAddr>().unwrap());
         assert_eq!(parse("loadgen ws ws://h/ --source 127.0.0.0/8").unwrap().sources.len(), SOURCES_MAX);
         assert_eq!(parse("loadgen ws ws://h/ --source ::1").unwrap().sources.len(), 1);
+        assert_eq!(parse("loadgen ws ws://h/ --source auto").unwrap().sources.len(), SOURCES_MAX);
     }
 
     #[test]

@@ -129,6 +129,7 @@ fn connect_hint(error: &io::Error) -> &'static str {
         io::ErrorKind::AddrNotAvailable => {
             "; this machine has no more free ports for that address: use fewer connections, or --source with several addresses"
         }
+        io::ErrorKind::InvalidInput => "; can the server be reached from that --source?",
         _ => "",
     }
 }

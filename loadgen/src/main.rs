@@ -104,10 +104,13 @@ fn carry_out(command: Command) -> io::Result<u8> {
             print(&(report::heading(&plan) + "\n\n  a dry run: nothing was sent\n"));
             Ok(0)
         }
-        Command::Run(plan) => {
-            let plan = Arc::new(*plan);
+        Command::Run(mut plan) => {
             raise_descriptor_limit(plan.connections)?;
             let address = plan.target.resolve(plan.connect_timeout)?;
+            if plan.finds_server {
+                plan.server_pid = Some(server::listening_at(address)?);
+            }
+            let plan = Arc::new(*plan);
             let stop = stop_at_signals()?;
             report(&plan, || {
                 let progress = Progress::new(&plan, &stop);

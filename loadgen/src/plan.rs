@@ -72,6 +72,8 @@ pub(crate) struct Plan {
     pub(crate) reconnects: bool,
     /// Whose CPU time to read.
     pub(crate) server_pid: Option<u32>,
+    /// It is that of who listens at the target.
+    pub(crate) finds_server: bool,
     /// Where the content and the schedule come from.
     pub(crate) seed: u64,
     /// What has to be so in the end.
@@ -442,6 +444,7 @@ pub(crate) mod tests {
             idle: 0.0,
             reconnects: false,
             server_pid: None,
+            finds_server: false,
             seed: 7,
             thresholds: Vec::new(),
             errors_max: 0,

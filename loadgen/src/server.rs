@@ -2,7 +2,7 @@
 //!
 //! Both are read at two instants within the measurement, so what was in flight at either end does not matter.
 
-use std::{fs, io};
+use std::{fs, io, net::SocketAddr};
 
 use crate::units::Nanos;
 
@@ -21,6 +21,39 @@ pub(crate) fn cpu_time(pid: u32) -> io::Result<Nanos> {
     } else {
         Ok(times.iter().sum())
     }
+}
+
+/// The process that listens on a port of this machine.
+///
+/// # Errors
+/// None is seen to: another user's processes do not show what is theirs.
+pub(crate) fn listening_at(address: SocketAddr) -> io::Result<u32> {
+    let port = format!(":{:04X}", address.port());
+    let mut sockets = Vec::new();
+    for file in ["/proc/net/tcp", "/proc/net/tcp6"] {
+        let text = fs::read_to_string(file).unwrap_or_default();
+        // Local address, remote address, state (0A is LISTEN), and further on the inode.
+        for line in text.lines().skip(1) {
+            let columns: Vec<&str> = line.split_ascii_whitespace().collect();
+            if let [_, local, _, "0A", _, _, _, _, _, inode, ..] = columns[..]
+                && local.ends_with(&port)
+            {
+                sockets.push(format!("socket:[{inode}]"));
+            }
+        }
+    }
+    let pids = fs::read_dir("/proc")?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let holds = |pid: &u32| {
+        let open = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        open.filter_map(|entry| fs::read_link(entry.path()).ok())
+            .any(|link| sockets.iter().any(|socket| link.as_os_str() == socket.as_str()))
+    };
+    pids.into_iter().find(holds).ok_or_else(|| {
+        io::Error::other(format!(
+            "--server-pid auto: no process of this machine is seen to listen on port {}; say --server-pid PID",
+            address.port()
+        ))
+    })
 }
 
 /// The resident memory of a process, in bytes; 0 where it cannot be read.
@@ -83,6 +116,16 @@ mod tests {
         assert!((1 << 20..1 << 40).contains(&memory(pid)) && memory(u32::MAX) == 0);
         let error = cpu_time(u32::MAX).unwrap_err().to_string();
         assert!(error.contains("process 4294967295"), "{error}");
+    }
+
+    #[test]
+    fn who_listens_is_found_by_the_port() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        assert_eq!(listening_at(address).unwrap(), std::process::id());
+        drop(listener);
+        let error = listening_at(address).unwrap_err().to_string();
+        assert!(error.contains(&format!("port {}", address.port())), "{error}");
     }
 
     #[test]

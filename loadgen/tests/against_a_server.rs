@@ -267,6 +267,8 @@ fn the_servers_cpu_time_is_read_beside_the_replies() {
     assert!((number("cpu_ns_per_message") - quotient).abs() <= 1e-9 * quotient, "{value:#}");
     let (_, value) = json(&line);
     assert_eq!(value["server"], Value::Null);
+    let (_, value) = json(&format!("{line} --server-pid auto"));
+    assert!(value["server"]["memory_bytes"].as_u64() > Some(1 << 20), "{value:#}");
 
     let output = loadgen(&format!("{line} --server-pid 4294967295"));
     assert_eq!(output.status.code(), Some(64));
@@ -417,7 +419,8 @@ fn what_was_planned_for_connections_that_are_gone_is_the_servers_to_answer() {
         })
     });
     let (code, value) = json(&format!("echo http://{address}/ -c 2 -r 1000 -d 1s --warmup 0s"));
-    assert_eq!((code, &value["verdict"]), (3, &"FAILED".into()), "{value:#}");
+    assert!(code == 3 || code == 4, "{value:#}");
+    assert!(value["problems"].to_string().contains("messages are unanswered"), "{value:#}");
     let messages = &value["messages"];
     assert_eq!((&messages["planned"], &messages["unoffered"]), (&1000.into(), &0.into()), "{value:#}");
     // At least one message for each of the server's turns.
@@ -445,7 +448,8 @@ fn who_ends_while_the_idle_are_asked_is_in_the_books() {
     });
     let (code, value) =
         json(&format!("echo http://{address}/ -c 500 --idle 90% -r 200 -d 500ms --warmup 0s"));
-    assert_eq!(code, 3, "{value:#}");
+    // That we were late ourselves may be true on a busy machine, and is said then.
+    assert!(code == 3 || code == 4, "{value:#}");
     let phases = value["phases"].as_array().unwrap();
     let idle = &phases.iter().find(|phase| phase["cohort"] == "idle").unwrap()["messages"];
     let number = |name: &str| idle[name].as_u64().unwrap();

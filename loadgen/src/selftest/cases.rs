@@ -361,7 +361,8 @@ fn t14_a_fan_out_knows_who_has_not_heard_it() {
         assert_eq!(fanout["duplicates"], 0);
         let oracle = Oracle::start("fanout+dup:500");
         let (code, value) = run(&oracle, "fanout --receivers 100 -r 20 -d 2s --grace 500ms");
-        assert_eq!((code, errors(&value)), (3, vec![("duplicate-reply".to_owned(), 8)]), "{value:#}");
+        assert_eq!(errors(&value), [("duplicate-reply".to_owned(), 8)], "{value:#}");
+        assert!(code == 3 || code == 4, "{code}");
         assert_eq!((&value["fanout"]["duplicates"], &oracle.ledger()["doubled"]), (&8.into(), &8.into()));
         let oracle = Oracle::start("fanout:100us");
         let (code, value) = run(&oracle, "fanout --receivers 100 -r 20 -d 2s --grace 500ms");
