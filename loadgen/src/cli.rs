@@ -403,6 +403,11 @@ enum Over {
     Echo,
 }
 
+/// The first flag of these that is given.
+fn first_of<const N: usize>(flags: [(&'static str, bool); N]) -> Option<&'static str> {
+    flags.into_iter().find_map(|(flag, is_given)| is_given.then_some(flag))
+}
+
 /// How HTTP/2 is spoken.
 #[derive(Args, Debug)]
 struct Http2Args {
@@ -424,13 +429,12 @@ struct Http2Args {
 impl Http2Args {
     /// The first flag of these that is given.
     fn first_given(&self) -> Option<&'static str> {
-        let given = [
+        first_of([
             ("--prior-knowledge", self.prior_knowledge),
             ("--streams", self.streams.is_some()),
             ("--post", self.post),
             ("--websocket", self.websocket),
-        ];
-        given.into_iter().find_map(|(flag, is_given)| is_given.then_some(flag))
+        ])
     }
 }
 
@@ -463,15 +467,14 @@ struct WsArgs {
 impl WsArgs {
     /// The first flag of these that is not at its default.
     fn first_given(&self) -> Option<&'static str> {
-        let given = [
+        first_of([
             ("--text", self.text),
             ("--subprotocol", !self.subprotocol.is_empty()),
             ("--deflate", self.deflate),
             ("--fragment", self.fragment.is_some()),
             ("--mask", self.mask != "random"),
             ("--ping", self.ping.is_some()),
-        ];
-        given.into_iter().find_map(|(flag, is_given)| is_given.then_some(flag))
+        ])
     }
 
     fn how(self) -> WebSocket {
@@ -826,7 +829,7 @@ fn to_command(cli: Cli) -> Result<Command, clap::Error> {
 
 /// What describes one run has no place where there are several.
 fn of_one_run(common: &CommonArgs, command: &str) -> Result<(), String> {
-    let given = [
+    let given = first_of([
         ("--csv", common.csv.is_some()),
         ("--hlog", common.hlog.is_some()),
         ("--hgrm", common.hgrm.is_some()),
@@ -834,9 +837,9 @@ fn of_one_run(common: &CommonArgs, command: &str) -> Result<(), String> {
         ("--server-pid", common.server_pid.is_some()),
         ("--dry-run", common.dry_run),
         ("--connect-to", common.connect_to.is_some() && command == "ab"),
-    ];
-    match given.into_iter().find(|(_, is_given)| *is_given) {
-        Some((flag, _)) => Err(format!(
+    ]);
+    match given {
+        Some(flag) => Err(format!(
             "{flag} is for one run, and `loadgen {command}` makes many; its own result is there with --json FILE"
         )),
         None => Ok(()),

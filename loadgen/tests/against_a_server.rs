@@ -27,6 +27,18 @@ fn demonstration() -> (Server, SocketAddr) {
     serve(|_| protocols::demonstration(Default::default()))
 }
 
+/// Sends back what comes, so many times at most, or until the peer ends.
+async fn echo(connection: &mut Upgraded, times: usize) -> Result<(), switchpoint::Error> {
+    for _ in 0..times {
+        if !connection.fill().await? {
+            break;
+        }
+        connection.write_all(connection.unread()).await?;
+        connection.consume(connection.unread().len());
+    }
+    Ok(())
+}
+
 fn loadgen(line: &str) -> Output {
     Command::new(env!("CARGO_BIN_EXE_loadgen")).args(line.split(' ')).output().unwrap()
 }
@@ -387,11 +399,7 @@ fn what_a_silent_server_owes_is_counted() {
 fn a_server_that_leaves_in_the_middle_is_not_forgiven() {
     let (_server, address) = serve(|_| {
         Registry::new().on("echo", async |mut connection: Upgraded| {
-            for _ in 0..10 {
-                connection.fill().await?;
-                connection.write_all(connection.unread()).await?;
-                connection.consume(connection.unread().len());
-            }
+            echo(&mut connection, 10).await?;
             connection.fill().await?;
             Ok(())
         })
@@ -411,11 +419,7 @@ fn a_server_that_leaves_in_the_middle_is_not_forgiven() {
 fn what_was_planned_for_connections_that_are_gone_is_the_servers_to_answer() {
     let (_server, address) = serve(|_| {
         Registry::new().on("echo", async |mut connection: Upgraded| {
-            for _ in 0..10 {
-                connection.fill().await?;
-                connection.write_all(connection.unread()).await?;
-                connection.consume(connection.unread().len());
-            }
+            echo(&mut connection, 10).await?;
             Ok(())
         })
     });
@@ -438,14 +442,7 @@ fn who_ends_while_the_idle_are_asked_is_in_the_books() {
     let (_server, address) = serve(|_| {
         Registry::new().on("echo", async |mut connection: Upgraded| {
             let time = Duration::from_millis(500 + ENDS.fetch_add(7, Ordering::Relaxed) % 400);
-            let echo = async {
-                while connection.fill().await? {
-                    connection.write_all(connection.unread()).await?;
-                    connection.consume(connection.unread().len());
-                }
-                Ok::<_, switchpoint::Error>(())
-            };
-            let _ = monoio::time::timeout(time, echo).await;
+            let _ = monoio::time::timeout(time, echo(&mut connection, usize::MAX)).await;
             Ok(())
         })
     });
